@@ -19,7 +19,7 @@ NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Do not open a bro
 def serve(
     sky: Annotated[Path, typer.Argument(help="The sky to show.", metavar="SKY")],
     port: Port = 5006,
-    host: Annotated[str, typer.Option(help="Address to answer on; anything but 127.0.0.1 needs --login or --public.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address; others than 127.0.0.1 need --login or --public.")] = "127.0.0.1",
     login: Annotated[str | None, typer.Option(help="NAME: ask visitors for this name and a password (from OMNISKY_PASSWORD, "
                                                    "or typed once here).")] = None,
     public: Annotated[bool, typer.Option("--public", help="Let anyone in who can reach the address.")] = False,
