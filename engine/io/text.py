@@ -1,0 +1,292 @@
+"""Delimited text (CSV, TSV, blanks) of any survey as blocks of columns: delimiter, header, units and types are found.
+
+Two passes: the first checks every line and finds each column's type, the second yields blocks, so that memory stays
+bounded and a damaged line is told before anything is handed on.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from engine.io.columns import MISSING, Field, check_names, number_or_none, split_unit
+from engine.io.errors import ReadError
+
+BLOCK = 8192
+MAX_FIELD = 1 << 26  # characters: a vector of a million numbers still fits, a file without line ends does not
+MAX_LINE = 1 << 28
+_INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+_RULE = re.compile(r"[\s,;|\t+\-=]*-{2,}[\s,;|\t+\-=]*")
+
+
+def head(path: Path, size: int = 65536) -> str:
+    """The beginning of a text file (gzip undone). Raises ReadError if it is empty or not text."""
+    with _binary(path) as stream:
+        raw = _guarded(path, lambda: stream.read(size))
+    if not raw.strip():
+        raise ReadError(path, "is empty; copy or download it again")
+    if b"\x00" in raw or sum(b < 9 or 13 < b < 32 for b in raw[:4096]) > 8:
+        raise ReadError(path, "is not a text table but binary data; give it the ending of its true format or convert it")
+    return raw.decode("utf-8-sig", errors="replace")
+
+
+def _binary(path: Path) -> Any:
+    try:
+        stream = path.open("rb")
+    except OSError as problem:
+        raise ReadError(path, f"cannot be opened ({problem.strerror or problem}); check the file and its permissions") from problem
+    if stream.read(2) == b"\x1f\x8b":
+        stream.close()
+        return gzip.open(path, "rb")
+    stream.seek(0)
+    return stream
+
+
+def _guarded(path: Path, read: Any) -> Any:
+    try:
+        return read()
+    except (OSError, EOFError, zlib.error) as problem:
+        raise ReadError(path, f"breaks off or is damaged ({problem}); copy it again") from problem
+
+
+def open_text(path: Path) -> tuple[TextIO, bool]:
+    """The file as text (gzip undone), and whether it had to be read as Latin-1 because it is not UTF-8."""
+    import codecs
+    import io
+
+    decoder, latin = codecs.getincrementaldecoder("utf-8-sig")(), False
+    with _binary(path) as stream:
+        try:
+            while chunk := _guarded(path, lambda: stream.read(1 << 20)):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            latin = True
+    raw = _binary(path)
+    return io.TextIOWrapper(raw, encoding="latin-1" if latin else "utf-8-sig", newline=""), latin
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text file. Raises ReadError where it breaks off or has no line ends."""
+    stream, _ = open_text(path)
+    with stream:
+        while True:
+            line = _guarded(path, lambda: stream.readline(MAX_LINE))
+            if not line:
+                return
+            if len(line) >= MAX_LINE:
+                raise ReadError(path, "has a line of more than 256 million characters; it is not a table")
+            yield line.replace("\x00", "")
+
+
+@dataclass
+class TextTable:
+    """A delimited text file that has been looked through. kinds: "int", "float", "bool" or "text" a column; rows: how many."""
+
+    path: Path
+    fields: list[Field]
+    delimiter: str | None  # None: blanks
+    skip: int  # lines before the first row
+    kinds: list[str] = field(default_factory=list)
+    rows: int = 0
+    prefix: str | None = None  # rows start with this word (SNANA's "SN:")
+    history: tuple[str, ...] = ()
+
+    def cells(self) -> Iterator[list[str]]:
+        """The rows as lists of texts. Raises ReadError naming the line where a row is longer or shorter than the header."""
+        width = len(self.fields)
+        for number, row in self._raw():
+            if not row or (len(row) == 1 and not row[0].strip()):
+                continue
+            if self.prefix:
+                if row[0] != self.prefix:
+                    continue
+                row = row[1:]
+            if len(row) == width + 1 and not row[-1].strip():
+                row = row[:-1]  # a delimiter at the end of each line
+            if len(row) != width:
+                raise ReadError(self.path, f"line {number} has {len(row)} values where the header names {width} columns; the file is "
+                                           "cut off, damaged or has another delimiter: copy it again or correct that line")
+            yield row
+
+    def _raw(self) -> Iterator[tuple[int, list[str]]]:
+        source = enumerate(lines(self.path), start=1)
+        body = ((n, line) for n, line in source if n > self.skip and not line.lstrip().startswith("#"))
+        if self.delimiter is None:
+            for n, line in body:
+                yield n, (line.split() if '"' not in line else next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True)))
+            return
+        at = [self.skip]
+
+        def feed() -> Iterator[str]:
+            for n, line in body:
+                at[0] = n
+                yield line
+
+        csv.field_size_limit(MAX_FIELD)
+        reader = csv.reader(feed(), delimiter=self.delimiter, skipinitialspace=True)
+        while True:
+            try:
+                row = next(reader, None)
+            except csv.Error as problem:
+                raise ReadError(self.path, f"line {at[0]} is not readable as a table ({problem}); correct or remove that line") from problem
+            if row is None:
+                return
+            yield at[0], row
+
+    def inspect(self) -> TextTable:
+        """Look through all rows: types and number. Raises ReadError if a row is damaged or there is none."""
+        states = [_Kind() for _ in self.fields]
+        for row in self.cells():
+            self.rows += 1
+            for state, cell in zip(states, row, strict=True):
+                state.see(cell)
+        self.kinds = [s.kind for s in states]
+        return self
+
+    def blocks(self, size: int = BLOCK) -> Iterator[dict[str, Any]]:
+        """Blocks of rows as name -> array: numbers masked where missing, bool, or text."""
+        rows: list[list[str]] = []
+        for row in self.cells():
+            rows.append(row)
+            if len(rows) == size:
+                yield self._columns(rows)
+                rows = []
+        if rows:
+            yield self._columns(rows)
+
+    def _columns(self, rows: list[list[str]]) -> dict[str, Any]:
+        return {f.name: typed(column, kind) for f, kind, column in
+                zip(self.fields, self.kinds, zip(*rows, strict=True), strict=True)}
+
+
+class _Kind:
+    """The narrowest type that holds every value of a column seen so far."""
+
+    def __init__(self) -> None:
+        self.kind, self.any = "int", False
+
+    def see(self, cell: str) -> None:
+        text = cell.strip()
+        if self.kind == "text" or text.lower() in MISSING:
+            return
+        first, self.any = not self.any, True
+        if first and text.lower() in ("true", "false"):
+            self.kind = "bool"
+        elif self.kind == "bool":
+            self.kind = "bool" if text.lower() in ("true", "false") else "text"
+        elif self.kind == "int" and not _INTEGER.fullmatch(text):
+            self.kind = "float"
+        if self.kind == "float" and (number_or_none(text) is None or re.fullmatch(r"[+-]?0\d+", text)):
+            self.kind = "text"
+
+
+def typed(cells: Sequence[str], kind: str) -> Any:
+    """A column of texts as a masked array of int64 or float64, of bools, or as an object array of texts."""
+    if kind == "text":
+        out = np.empty(len(cells), dtype=object)
+        out[:] = cells
+        return out
+    missing = np.array([c.strip().lower() in MISSING for c in cells])
+    if kind == "bool":
+        return np.ma.array([c.strip().lower() == "true" for c in cells], mask=missing)
+    cast = int if kind == "int" else float
+    return np.ma.array([cast(c) if not m else 0 for c, m in zip(cells, missing, strict=True)], mask=missing,
+                       dtype=np.int64 if kind == "int" else float)
+
+
+# -- header ---------------------------------------------------------------------------------------------------------
+
+def open_table(path: Path) -> TextTable:
+    """Find delimiter, header and units of a delimited text file and look through it. Raises ReadError if it is no table."""
+    start = head(path, 1 << 20)
+    first = start.splitlines()
+    comments, body = [], []
+    for number, line in enumerate(first, start=1):
+        if not line.strip():
+            continue
+        (comments if line.lstrip().startswith("#") else body).append((number, line))
+        if len(body) == 30:
+            break
+    if not body:
+        raise ReadError(path, "has no rows, only comments or blank lines; query or download it again")
+    if len(first) > 1 and len(body) > 1 and len(start) >= 1 << 20 and len(body) < 30:
+        body = body[:-1]  # the last line of the piece read may be cut
+    if body[0][1].split()[0].rstrip(":") == "VARNAMES":
+        names = body[0][1].split()[1:]
+        check_names(path, names)
+        return TextTable(path, [Field(n) for n in names], None, body[0][0], prefix="SN:").inspect()
+    delimiter = _delimiter([line for _, line in body])
+    header, skip, units = _header(path, comments, body, delimiter)
+    check_names(path, header)
+    fields = [Field(n, u) for n, u in zip(header, units, strict=True)]
+    table = TextTable(path, fields, delimiter, skip).inspect()
+    if open_latin(path):
+        table.history = ("text is not UTF-8, read as Latin-1",)
+    return table
+
+
+def open_latin(path: Path) -> bool:
+    """Whether the file is not UTF-8."""
+    stream, latin = open_text(path)
+    stream.close()
+    return latin
+
+
+def split(line: str, delimiter: str | None) -> list[str]:
+    """One line's values."""
+    if delimiter is None:
+        return line.split()
+    csv.field_size_limit(MAX_FIELD)
+    return [c.strip() for c in next(csv.reader([line.strip("\r\n")], delimiter=delimiter, skipinitialspace=True))]
+
+
+def _delimiter(body: list[str]) -> str | None:
+    """The delimiter whose count is the same in all lines (quotes respected), the most frequent of them; None for blanks."""
+    best, score = None, 0
+    for delimiter in (",", "\t", ";", "|"):
+        try:
+            widths = [len(split(line, delimiter)) for line in body[:20]]
+        except (csv.Error, StopIteration):
+            continue
+        if widths[0] > 1 and widths[0] > score and sum(w == widths[0] for w in widths) >= 0.5 * len(widths):
+            best, score = delimiter, widths[0]
+    return best
+
+
+def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, str]],
+            delimiter: str | None) -> tuple[list[str], int, list[str | None]]:
+    """(names, lines before the first row, units). Raises ReadError if no line names the columns."""
+    names = split(body[0][1], delimiter)
+    numeric = [number_or_none(n) is not None or n.lower() in MISSING for n in names]
+    if any(numeric) and not (sum(numeric) == 1 and names[0] == "" and not any(numeric[1:])):
+        for _, line in reversed(comments):  # "# MJD mag err" or "###MJD m dm" just above the numbers
+            text = line.lstrip("# ").rstrip()
+            found = split(text, delimiter) if delimiter and delimiter in text else text.split()
+            if len(found) == len(names) and not any(number_or_none(n) is not None for n in found):
+                return found, body[0][0] - 1, [None] * len(found)
+        if len(names) in (2, 3) and all(numeric):
+            return ["time", "mag", "mag_err"][:len(names)], body[0][0] - 1, [None] * len(names)
+        raise ReadError(path, f"has no line that names its {len(names)} columns; add a header such as id,ra,dec,redshift")
+    skip, units = body[0][0], [split_unit(n)[1] for n in names]
+    rules = [i for i, (_, line) in enumerate(body[1:3], start=1) if _RULE.fullmatch(line)]
+    if rules:  # VizieR: names, units, a rule of dashes
+        if rules[0] == 2:
+            found_units = body[1][1].rstrip("\r\n").split(delimiter) if delimiter else body[1][1].split()
+            if len(found_units) == len(names):
+                units = [x.strip() or None for x in found_units]
+        skip = body[rules[0]][0]
+    if names and names[0] == "" and "" not in names[1:]:
+        names[0] = "index"  # the row numbers pandas writes
+    names = [n or f"column_{i + 1}" for i, n in enumerate(names)]
+    if len(names) == 1 and delimiter is None:
+        raise ReadError(path, "has a single column and no values beside it; nothing in it can be shown on a map")
+    return names, skip, units
