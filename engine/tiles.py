@@ -132,7 +132,7 @@ def _commonest(codes, shift, base, label, keep, kinds, out):
     while i < codes.size:
         cell = np.int64(codes[i]) >> shift
         start = i
-        best, most = -1, 0
+        best, most = np.int64(-1), np.int64(0)
         while i < codes.size and (np.int64(codes[i]) >> shift) == cell:
             k = np.int64(label[i])
             if keep[i] and k >= 0:
@@ -260,6 +260,8 @@ class Layer:
         base, size, part = m << (2 * PIXEL_BITS), PIXELS * PIXELS, slice(first, last)
         keep = self.chosen.mask[part]
         cell = None
+        everything: NDArray[Any]
+        chosen: NDArray[Any]
         if level <= index.level:
             start = level_start(level) + base
             everything, chosen = index.counts[start:start + size], self.chosen.pyramid[start:start + size]
@@ -269,6 +271,7 @@ class Layer:
             chosen = everything if keep.all() else np.bincount(cell[keep], minlength=size)
         hue = None
         if self.value is not None:
+            total: NDArray[Any]
             if cell is None:
                 total = self._value_sums[start:start + size]
             else:
@@ -307,6 +310,7 @@ class Layer:
 
     @cached_property
     def _value_sums(self) -> NDArray[np.float32]:
+        assert self.value is not None
         return self.index.sums(np.where(self.chosen.mask, self.value, 0).astype(np.float32), np.float32)
 
     @cached_property

@@ -73,8 +73,8 @@ def _argsort(codes):
         start = np.zeros(2049, np.int64)
         for i in range(n):
             start[np.int64((keys[i] >> shift) & np.uint32(2047)) + 1] += 1
-        for b in range(2048):
-            start[b + 1] += start[b]
+        for k in range(2048):
+            start[k + 1] += start[k]
         for i in range(n):
             b = np.int64((keys[i] >> shift) & np.uint32(2047))
             keys2[start[b]] = keys[i]
@@ -296,7 +296,7 @@ class ZIndex:
         line = np.clip((points[:, 1].astype(float) - extent.y0) * scale, 0, 65535).astype(np.uint32)
         codes, order = _argsort(morton(column, line))
         level = 9 + int(np.searchsorted(LEVEL_STEPS, len(points), side="right"))
-        return cls(extent, level, len(placed), points[order], rows[order], codes, _offsets(codes, level))
+        return cls(extent, level, placed.size, points[order], rows[order], codes, _offsets(codes, level))
 
     def save(self, folder: Path | str) -> None:
         """Write the index into a folder as plain arrays and index.json (written last: without it there is no index)."""
