@@ -392,6 +392,8 @@ def objects(plan: Plan, block: Mapping[str, Any], start: int, extras: Any = None
     count = len(next(iter(block.values())))
     coordinates, notes = positions(plan.position, block, count)
     ids = [text_of(v) for v in block[plan.id].tolist()] if plan.id else [None] * count
+    if plan.id and normal(plan.id) in ("filename", "file_name"):  # so that the picture of that name is the same object
+        ids = [text and re.sub(r"\.(jpe?g|png|fits?|npy|npz)(\.gz)?$", "", Path(text).name, flags=re.I) for text in ids]
     columns = []
     for v in plan.values:
         errors = _errors(block[v.column if v.error is None else v.error], v) if v.error else [None] * count

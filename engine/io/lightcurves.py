@@ -19,7 +19,7 @@ from astropy.coordinates import SkyCoord
 from astropy.time import Time
 
 from engine.io import snana
-from engine.io.columns import MISSING, Field, Plan, normal, numbers_of, objects, plan, split_unit, text_of
+from engine.io.columns import Field, Plan, normal, numbers_of, objects, plan, split_unit, text_of
 from engine.io.errors import ReadError
 from engine.io.units import clean_unit
 from engine.objects import LightCurve, SkyObject
@@ -195,6 +195,7 @@ def band_names(bands: Sequence[str], column: str, path: Path, survey: str | None
     for band in bands:
         name = re.sub(r"^(ZTF|ztf)[_ -]", "", band)
         name = name[1:] if normal(column) == "filtercode" and re.fullmatch(r"z[gri]", name) else name
+        name = name.lower() if path.stem.upper().startswith("ZTF") else name
         out.append(numbered.get(int(name), name) if digits and name and normal(column) in ("passband", "fid") else name)
     return out
 
@@ -284,6 +285,3 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
     from engine.io import tables
 
     yield from tables.read_file(path, survey)
-
-
-__all__ = ["MISSING", "from_arrays", "long_format", "mjd_of", "objects_from_columns", "objects_from_table", "read_file"]

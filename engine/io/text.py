@@ -23,7 +23,7 @@ from engine.io.errors import ReadError
 BLOCK = 8192
 MAX_FIELD = 1 << 26  # characters: a vector of a million numbers still fits, a file without line ends does not
 MAX_LINE = 1 << 28
-_INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+_INTEGER = re.compile(r"[+-]?(0|[1-9]\d{0,17}|[1-8]\d{18}|9[01]\d{17})")  # what int64 holds
 _RULE = re.compile(r"[\s,;|\t+\-=]*-{2,}[\s,;|\t+\-=]*")
 
 
@@ -185,7 +185,7 @@ class _Kind:
             self.kind = "bool" if text.lower() in ("true", "false") else "text"
         elif self.kind == "int" and not _INTEGER.fullmatch(text):
             self.kind = "float"
-        if self.kind == "float" and (number_or_none(text) is None or re.fullmatch(r"[+-]?0\d+", text)):
+        if self.kind == "float" and (number_or_none(text) is None or re.fullmatch(r"[+-]?(0\d+|\d{18,})", text)):
             self.kind = "text"
 
 
