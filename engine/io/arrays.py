@@ -149,8 +149,8 @@ def role_of(path: Path) -> tuple[str, str]:
 def companions(path: Path) -> dict[str, Path]:
     """The files of the same object beside an .npy image, its own among them: role -> path."""
     base = role_of(path)[1]
-    return {role_of(p)[0]: p for p in sorted(path.parent.glob(f"{re.sub(r'([*?[])', r'[\1]', base)}?*.npy"))
-            if role_of(p)[1] == base and role_of(p)[0]}
+    beside = sorted(p for p in path.parent.iterdir() if p.suffix == ".npy" and p.name.startswith(base))
+    return {role_of(p)[0]: p for p in beside if role_of(p)[1] == base and role_of(p)[0]}
 
 
 def _image(path: Path, pixels: np.ndarray, names: list[str], arrays: dict[str, np.ndarray], survey: str | None) -> Image:
