@@ -1,0 +1,232 @@
+"""Models on disk: safetensors and JSON, never a pickle. A *bundle* is a model with all that is needed to apply it to objects.
+
+    config.json        kind, format, sizes, how it was trained
+    model.safetensors  the tensors, float16
+
+A training checkpoint is the same idea with the optimiser beside it: model.safetensors (float32), optimiser.safetensors,
+state.json. It is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from engine.models import AstroClip, AstroClipConfig
+from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
+
+if TYPE_CHECKING:
+    from engine.objects import SkyObject
+
+KIND, FORMAT = "astroclip", 1
+BATCH = 128
+LEAST_COVERAGE = 0.05  # of the grid's bins; with fewer a spectrum has no vector
+SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "astroclip-demo"
+
+
+def save(folder: str | Path, model: AstroClip, trained: dict[str, Any], dtype: torch.dtype = torch.float16) -> str:
+    """Write a bundle; returns the checksum (SHA-256) of its tensors. trained: how it came about, any JSON."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: p.detach().to(dtype).contiguous() for name, p in model.state_dict().items()}
+    part = folder / "model.safetensors.part"
+    save_file(tensors, part)
+    part.replace(folder / "model.safetensors")
+    config = {"kind": KIND, "format": FORMAT, "model": asdict(model.config), "trained": trained}
+    (folder / "config.json.part").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "config.json.part").replace(folder / "config.json")
+    return checksum(folder / "model.safetensors")
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load(folder: str | Path | None = None) -> Bundle:
+    """The bundle in a folder, the shipped one if None.
+
+    Raises FileNotFoundError if a file is missing, ValueError if it is not a model of ours, or if any tensor is missing,
+    unexpected or of another shape (all of them are named).
+    """
+    folder = SHIPPED if folder is None else Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not a model: it has no {name}; train one with `omnisky train`")
+    config = read_config(folder / "config.json")
+    model = AstroClip(config)
+    read_tensors(folder / "model.safetensors", model)
+    return Bundle(model.eval().requires_grad_(False), folder, checksum(folder / "model.safetensors"))
+
+
+def read_config(path: Path) -> AstroClipConfig:
+    """The sizes in a config.json. Raises ValueError naming what is wrong with it."""
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or (content.get("kind"), content.get("format")) != (KIND, FORMAT):
+        raise ValueError(f"{path} does not describe a model of kind {KIND!r}, format {FORMAT}")
+    sizes = content.get("model", {})
+    known = {f.name for f in fields(AstroClipConfig)}
+    if set(sizes) != known:
+        raise ValueError(f"{path} has sizes {sorted(sizes)}, expected {sorted(known)}")
+    return AstroClipConfig(**sizes)
+
+
+def read_tensors(path: Path, model: torch.nn.Module) -> None:
+    """Fill the model from a safetensors file; every tensor must be there, with its shape, and none besides."""
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); fetch or train it again") from error
+    own = model.state_dict()
+    wrong = [f"missing {name}" for name in own if name not in tensors]
+    wrong += [f"unexpected {name}" for name in tensors if name not in own]
+    wrong += [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
+              for name in own if name in tensors and tensors[name].shape != own[name].shape]
+    if wrong:
+        raise ValueError(f"{path} does not fit its config.json: {'; '.join(wrong)}")
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()})
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained AstroCLIP and how to apply it to objects."""
+
+    model: AstroClip
+    folder: Path
+    checksum: str
+
+    @property
+    def dim(self) -> int:
+        return self.model.config.space
+
+    @property
+    def spaces(self) -> dict[str, tuple[str, ...]]:
+        """Space -> the surveys it was trained on. Vectors of all spaces can be compared with each other."""
+        return {"image": tuple(f.survey for f in FIELDS), "spectrum": ("desi", "sdss")}
+
+    def manifest(self, space: str) -> dict[str, Any]:
+        """What the vectors of a space are: model, checksum, and exactly what goes in. Raises KeyError for another space."""
+        if space not in self.spaces:
+            raise KeyError(f"{space!r} is not a space of this model; it has {', '.join(self.spaces)}")
+        common = {"space": space, "model": self.folder.name, "checksum": self.checksum, "version": FORMAT, "dim": self.dim}
+        grid = self.model.config.grid
+        if space == "spectrum":
+            return common | {"inputs": {
+                "first of": ["desi", "sdss", "any calibrated", "any"],
+                "range": [grid.start, round(grid.start + grid.step * (grid.pixels - 1), 1)], "bin": grid.step * grid.binning,
+                "unit": "1e-17 erg / (s cm2 Angstrom)", "frame": "vacuum", "resampling": "by overlap, flux and ivar conserved",
+                "uncalibrated": "scaled to a median of 2"}}
+        return common | {"inputs": {
+            "surveys": {f.survey: {"bands": list(f.bands), "arcsec/pixel": f.scale, "pixels": f.size} for f in FIELDS},
+            "unit": "nmgy", "other surveys": "to the field of the nearest pixel scale and the channel of the nearest effective "
+            "wavelength, resampled to its scale by overlap", "smaller stamps": "padded with masked pixels",
+            "larger stamps": "cut about the object's position, else about the centre",
+            "uncalibrated": "scaled to 25 nmgy in the middle 3 arcsec"}}
+
+    def embed(self, objects: Sequence[SkyObject], batch: int = BATCH) -> dict[str, NDArray[np.float32]]:
+        """Space -> (B, dim) float32 unit vectors, one row an object; NaN where the object has no such input."""
+        out = {space: np.full((len(objects), self.dim), np.nan, np.float32) for space in self.spaces}
+        for start in range(0, len(objects), batch):
+            some = objects[start : start + batch]
+            out["image"][start : start + batch] = self._embed_images(some)
+            out["spectrum"][start : start + batch] = self._embed_spectra(some)
+        return out
+
+    def _embed_images(self, objects: Sequence[SkyObject]) -> NDArray[np.float32]:
+        from engine import adapt_inputs
+
+        raw = adapt_inputs.images(objects, FIELDS)
+        prepared = [prepare_image(*(torch.from_numpy(x) for x in raw[f.survey]), f) for f in FIELDS]
+        present = torch.cat([p["present"] for p in prepared], dim=1)
+        photometry = torch.cat([p["photometry"] for p in prepared], dim=1)
+        found = present.any(1)
+        stamps = {f.survey: p["stamp"][found] for f, p in zip(FIELDS, prepared, strict=True)}
+        return self._rows(found, self.model.encode_image, stamps, photometry[found], present[found])
+
+    def _embed_spectra(self, objects: Sequence[SkyObject]) -> NDArray[np.float32]:
+        from engine import adapt_inputs
+
+        grid = self.model.config.grid
+        flux, weight = torch.zeros(len(objects), grid.bins), torch.zeros(len(objects), grid.bins)
+        for group in adapt_inputs.spectra(objects):  # spectra on the same wavelengths
+            arrays = (torch.from_numpy(x) for x in (group.flux, group.ivar, group.mask, group.wavelength))
+            prepared = prepare_spectrum(*arrays, grid)
+            flux[group.rows], weight[group.rows] = prepared["flux"], prepared["weight"]
+        found = (weight > 0).float().mean(1) >= LEAST_COVERAGE
+        return self._rows(found, self.model.encode_spectrum, flux[found], weight[found])
+
+    def _rows(self, found: Tensor, encode: Callable[..., Tensor], *inputs: Any) -> NDArray[np.float32]:
+        """Vectors of the rows that were found, NaN for the others; in bfloat16 where the processor has it."""
+        out = torch.full((len(found), self.dim), torch.nan)
+        if found.any():
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+                out[found] = encode(*inputs).float()
+        return out.numpy()
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16 (elsewhere it is emulated, and slower than float32)."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
+
+
+def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Write a training checkpoint beside the last one, then put it in its place: a kill leaves one or the other."""
+    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({name: p.detach().contiguous() for name, p in model.state_dict().items()}, part / "model.safetensors")
+    moments = {f"{index}.{name}": value.contiguous() for index, entry in optimiser.state_dict()["state"].items()
+               for name, value in entry.items()}
+    save_file(moments | {"random_state": torch.get_rng_state()}, part / "optimiser.safetensors")
+    (part / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _whole(folder: Path) -> Path | None:
+    """The checkpoint to go on from: the folder itself, or the one before if a kill came between two renames."""
+    old = folder.with_name(folder.name + ".old")
+    return next((f for f in (folder, old) if (f / "state.json").is_file()), None)
+
+
+def last_step(folder: Path) -> dict[str, Any] | None:
+    """What a training checkpoint says of itself, or None where there is none."""
+    found = _whole(folder)
+    return None if found is None else json.loads((found / "state.json").read_text())
+
+
+def resume(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
+    """Put model, optimiser and random state back as they were; returns the steps and seconds done, (0, 0.0) at the start."""
+    found = _whole(folder)
+    if found is None:
+        return 0, 0.0
+    read_tensors(found / "model.safetensors", model)
+    moments = load_file(found / "optimiser.safetensors")
+    torch.set_rng_state(moments.pop("random_state"))
+    content = optimiser.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({"state": entries, "param_groups": content["param_groups"]})
+    state = json.loads((found / "state.json").read_text())
+    return int(state["step"]), float(state["seconds"])
