@@ -1,0 +1,119 @@
+"""The store: what goes in comes out, once, in order of arrival, whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import astropy.units as u
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from astropy.time import Time
+from astropy.wcs import WCS
+
+from engine.objects import Catalog, Image, LightCurve, Scalar, SkyObject, Spectrum
+from engine.store import Store
+
+
+def wcs_at(ra: float, dec: float, scale: float, size: int) -> WCS:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = [ra, dec]
+    wcs.wcs.crpix = [(size + 1) / 2] * 2
+    wcs.wcs.cd = np.diag([-scale / 3600, scale / 3600])
+    wcs.wcs.set()
+    return wcs
+
+
+def make_image(rng: np.random.Generator, bands: str, survey: str, scale: float, size: int = 32, **changes) -> Image:
+    shape = (len(bands), size, size)
+    sigma = rng.uniform(0.01, 0.1, len(bands))[:, None, None]
+    mask = rng.random(shape) < 0.01
+    return Image(**{
+        "pixels": (rng.normal(size=shape) * sigma).astype(np.float32), "bands": tuple(bands), "survey": survey,
+        "wcs": wcs_at(150.1, 2.2, scale, size), "unit": u.Unit("nmgy"),
+        "ivar": np.broadcast_to(1 / sigma**2, shape).astype(np.float32), "mask": mask,
+        "psf": np.ones((len(bands), 7, 7), np.float32), "history": ("a.fits[1]", "nothing changed"), **changes})
+
+
+def make_object(i: int, seed: int = 0) -> SkyObject:
+    """One object with everything that an object can have."""
+    rng = np.random.default_rng([seed, i])
+    n = 200
+    spectrum = Spectrum(3600 + 0.8 * np.arange(n), rng.normal(size=n).astype(np.float32),
+                        rng.random(n).astype(np.float32), rng.random(n) < 0.1, 2000.0, "desi",
+                        u.Unit("1e-17 erg / (s cm2 Angstrom)"), history=("coadd.fits",))
+    other = Spectrum(10 ** (3.58 + 1e-4 * np.arange(i % 3, 150 + i % 3)), rng.normal(size=150), None, None,
+                     rng.random(150), "sdss", None, False)
+    curve = LightCurve(Time(59000 + np.sort(rng.random(5)), format="mjd", scale="tdb"), rng.normal(size=5),
+                       rng.random(5).astype(np.float32), "g", u.nJy, history=("lc.csv",))
+    catalog = Catalog({"x": rng.random(3), "name": np.array(["a", "bc", "d"]), "cov": rng.random((3, 2, 2))},
+                      {"x": u.pix}, history=("scene.npz",))
+    scalars = {"z": Scalar(float(rng.random()), 0.01), "flux_g": Scalar(rng.normal(), 0.1, u.Unit("nmgy")),
+               "class": Scalar("GALAXY"), "flag": Scalar(bool(i % 2)), "count": Scalar(i), "xp_bp": Scalar(rng.normal(size=55)),
+               "wide": Scalar(rng.normal(size=(2, 3)).astype(np.float32), np.ones((2, 3)))}
+    position = SkyCoord(rng.uniform(0, 360), rng.uniform(-90, 90), unit="deg")
+    images = (make_image(rng, "griz", "legacy", 0.262), make_image(rng, "grizy", "hsc", 0.168, unit=u.Unit("3630.78 nJy")))
+    return SkyObject(f"obj-{seed}-{i}", position, images, (spectrum, other), (curve,), scalars, catalog,
+                     history=("made for a test",))
+
+
+def same_array(a, b) -> None:
+    assert (a is None) == (b is None)
+    if a is not None:
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def assert_same(a: SkyObject, b: SkyObject, lossless: bool = True) -> None:
+    assert (a.id, a.history) == (b.id, b.history)
+    assert (a.position is None) == (b.position is None)
+    if a.position is not None:
+        assert (a.position.ra.deg, a.position.dec.deg) == (b.position.ra.deg, b.position.dec.deg)
+    assert len(a.images) == len(b.images) and len(a.spectra) == len(b.spectra) and len(a.lightcurves) == len(b.lightcurves)
+    for x, y in zip(a.images, b.images, strict=True):
+        assert (x.bands, x.survey, x.unit, x.calibrated, x.history) == (y.bands, y.survey, y.unit, y.calibrated, y.history)
+        if lossless:
+            same_array(x.pixels, y.pixels)
+        for what in ("ivar", "mask", "psf"):
+            same_array(getattr(x, what), getattr(y, what))
+        assert (x.wcs is None) == (y.wcs is None)
+        if x.wcs is not None:
+            ny, nx = x.size
+            corners = np.array([[0, 0], [nx, ny]], float)
+            np.testing.assert_allclose(x.wcs.all_pix2world(corners, 0), y.wcs.all_pix2world(corners, 0), rtol=0, atol=1e-11)
+        assert x.pixel_scale == pytest.approx(y.pixel_scale, rel=1e-12)
+    for s, t in zip(a.spectra, b.spectra, strict=True):
+        assert (s.survey, s.unit, s.calibrated, s.history) == (t.survey, t.unit, t.calibrated, t.history)
+        for what in ("wavelength", "flux", "ivar", "mask"):
+            same_array(getattr(s, what), getattr(t, what))
+        np.testing.assert_array_equal(s.resolution, t.resolution)
+    for c, d in zip(a.lightcurves, b.lightcurves, strict=True):
+        assert (c.band, c.unit, c.history) == (d.band, d.unit, d.history)
+        assert (c.time.scale, c.time.format) == (d.time.scale, d.time.format)
+        assert np.all(c.time.jd1 == d.time.jd1) and np.all(c.time.jd2 == d.time.jd2)
+        same_array(c.flux, d.flux)
+        same_array(c.error, d.error)
+    assert set(a.scalars) == set(b.scalars)
+    for name, scalar in a.scalars.items():
+        back = b.scalars[name]
+        assert type(scalar.value) is type(back.value) and scalar.unit == back.unit
+        np.testing.assert_array_equal(scalar.value, back.value)
+        np.testing.assert_array_equal(scalar.error, back.error)
+    assert (a.catalog is None) == (b.catalog is None)
+    if a.catalog is not None:
+        assert (dict(a.catalog.units), a.catalog.history) == (dict(b.catalog.units), b.catalog.history)
+        for name, column in a.catalog.columns.items():
+            same_array(column, b.catalog.columns[name])
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_objects_come_back_as_they_went_in(tmp_path: Path, lossless: bool) -> None:
+    store = Store.create(tmp_path / "a.sky", lossless=lossless)
+    objects = [make_object(i) for i in range(7)] + [SkyObject("bare")]
+    store.append(objects[:3], ["f"] * 3)
+    store.append(objects[3:], ["f"] * 5)
+    again = Store(tmp_path / "a.sky")
+    assert len(again) == 8 and again.ids.tolist() == [o.id for o in objects]
+    for row, obj in enumerate(objects):
+        assert_same(obj, again.read(row), lossless)
