@@ -222,9 +222,10 @@ def plan(fields: Sequence[Field], sample: Mapping[str, Any], path: Path, survey:
     redshifts = _redshift_names(fields, names, units, sample)
     errors = _error_columns({n: redshifts.get(n, names[n]) for n in names}, names, used)
     consumed = used | {e for e, _ in errors.values()}
+    legacy = survey == "legacy" or {"flux_ivar_g", "shape_e1"} <= set(names.values())  # Tractor's columns are nanomaggies
     values, taken = [], set()
     for f in fields:
-        name = redshifts.get(f.name) or _canonical(names[f.name], survey, set(names.values()))
+        name = redshifts.get(f.name) or _canonical(names[f.name])
         if f.name in consumed or (where and name in ("ra", "dec")) or f.name not in sample:
             continue
         if re.search(r"_coefficient_correlations$|^(healpix|_?healpix_?\d+|healpix_\d+)$", names[f.name]):
@@ -232,13 +233,14 @@ def plan(fields: Sequence[Field], sample: Mapping[str, Any], path: Path, survey:
         while name in taken:
             name += "_2"
         taken.add(name)
-        values.append(_value(name, f, units, errors.get(f.name), sample))
+        values.append(_value(name, f, units, errors.get(f.name), sample, legacy))
     note = tuple(f"{new} is column {old}" for old, new in redshifts.items() if new == "z" and old != "z")
     return Plan(path, id_column, where, values, note)
 
 
-def _value(name: str, f: Field, units: Mapping[str, Any], error: tuple[str, bool] | None, sample: Mapping[str, Any]) -> Value:
-    unit = units[f.name] if units[f.name] is not None else _modality_unit(name, f.name)
+def _value(name: str, f: Field, units: Mapping[str, Any], error: tuple[str, bool] | None, sample: Mapping[str, Any],
+           legacy: bool) -> Value:
+    unit = units[f.name] if units[f.name] is not None else _modality_unit(name, f.name, legacy)
     limits = (-0.02, 20.0) if name in ("z", "z_phot") else (-np.inf, np.inf)
     factor = 1.0
     if error and unit is not None and units[error[0]] not in (None, unit) and units[error[0]].is_equivalent(unit):
@@ -355,7 +357,7 @@ def _error_columns(shown: Mapping[str, str], names: Mapping[str, str], used: set
     return {raw: e for raw, e in found.items() if raw not in errors}
 
 
-def _canonical(name: str, survey: str | None, others: set[str]) -> str:
+def _canonical(name: str) -> str:
     """The modality's name of a column where it is one, else the column's own."""
     aliases = {"bp_coefficients": "xp_bp", "rp_coefficients": "xp_rp", "mwebv": "ebv", "e_b_v": "ebv"}
     found = re.fullmatch(r"([grizy])_cmodel_mag", name)
@@ -369,9 +371,9 @@ _UNITS = {m.scalar: m.unit for m in MODALITIES.values() if m.scalar}
 _UNIT_NEEDS_SURVEY = re.compile(r"flux_[grizw]\d?|shape_(r|e1|e2)|mag_[grizy]")
 
 
-def _modality_unit(name: str, column: str) -> u.UnitBase | None:
-    """The unit of a value whose column says none, where the name alone settles it (Gaia's and HSC's own column names)."""
-    if name not in _UNITS or (_UNIT_NEEDS_SURVEY.fullmatch(name) and normal(column) == name):
+def _modality_unit(name: str, column: str, legacy: bool) -> u.UnitBase | None:
+    """The unit of a value whose column says none, where the name settles it (those of Gaia, HSC, the Legacy Surveys)."""
+    if name not in _UNITS or (not (legacy and not name.startswith("mag")) and _UNIT_NEEDS_SURVEY.fullmatch(name) and normal(column) == name):
         return None
     return clean_unit(_UNITS[name])
 

@@ -115,14 +115,13 @@ def _layout(path: Path, datasets: dict[str, h5py.Dataset]) -> Layout:
         if not dataset.shape or dataset.shape[0] != rows:
             if name.lower() in ("band", "bands", "image_band", "filters", "filter") and dataset.size <= 1000:
                 layout.constant["band"] = dataset[()]
-            elif dataset.shape and named and name != "__":
-                if re.match(r"(image|spectrum)", name):
-                    raise ReadError(path, f"has {rows} rows but {dataset.shape[0]} in {name!r}; it is cut off, export it again")
+            elif dataset.shape and named and re.match(r"(image|spectrum)", name):
+                raise ReadError(path, f"has {rows} rows but {dataset.shape[0]} in {name!r}; it is cut off, export it again")
             continue
         _assign(layout, name, dataset)
-    if "image" in layout.parts and "band" not in layout.parts["image"] and "band" in layout.constant:
-        if len(np.ravel(layout.constant["band"])) != datasets[layout.parts["image"]["flux"]].shape[1]:
-            layout.constant.pop("band")
+    flux = layout.parts.get("image", {}).get("flux")
+    if flux and len(np.ravel(layout.constant.get("band", []))) != datasets[flux].shape[1]:
+        layout.constant.pop("band", None)
     return layout
 
 

@@ -30,7 +30,6 @@ MAX_RATIO = 2000  # unpacked to packed size, above which more than 1 GiB is a de
 PROPERTIES = ("hats.properties", "properties", "catalog_info.json")
 LIGHT_CURVES = ("lightcurve", "lc", "light_curve", "lightcurves", "sources", "forced_sources", "diasource", "diaobjectforcedsource",
                 "ztf_lc", "epoch_photometry")
-NOT_ROWS = re.compile(r"^(_?metadata|_common_metadata|data_thumbnail\.parquet|per_partition_statistics\.parquet|part\.\d+\.parquet)$")
 
 
 def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
@@ -129,7 +128,7 @@ def _refuse_copies(path: Path, properties: Mapping[str, str]) -> None:
 
 def _check(path: Path, file: pq.ParquetFile) -> None:
     metadata = file.metadata
-    if NOT_ROWS.match(path.name) and metadata.num_rows == 0 or path.name in ("_metadata", "_common_metadata"):
+    if path.name in ("_metadata", "_common_metadata"):
         raise ReadError(path, "holds only the metadata of a catalogue, no rows; read the folder it lies in")
     if path.name == "per_partition_statistics.parquet":
         raise ReadError(path, "holds statistics of a HATS catalogue's partitions, no objects; read the folder it lies in")
@@ -162,11 +161,11 @@ def _rows(path: Path, file: pq.ParquetFile, properties: Mapping[str, str], surve
                 if whole is not None:
                     yield from lightcurves.objects_from_columns(_fields(file.schema_arrow, whole), whole, path, survey)
                     return
-            state = _prepare(path, file, batch, block, parts, told, survey)
+            state.update(_prepare(path, file, batch, block, parts, told, survey))
         cells = {p: batch.column(names.index(p)) for p in parts}
 
-        def extras(i: int, cells: Any = cells, block: Any = block) -> dict[str, Any]:
-            found = _extras({p: c[i].as_py() if c[i].is_valid else None for p, c in cells.items()}, parts, state, path)
+        def extras(i: int, cells: Any = cells, block: Any = block, state: Any = state) -> dict[str, Any]:
+            found = _extras({p: _value(c[i]) for p, c in cells.items()}, parts, state, path)
             if state["spectra"]:
                 found["spectra"] = (*found.get("spectra", ()), *state["spectra"].of(block, i))
             return found
@@ -191,7 +190,7 @@ def _prepare(path: Path, file: pq.ParquetFile, batch: Any, block: Mapping[str, A
     """What is the same for all rows of the file: the plan, the survey, and what True means in the masks."""
     images = [p for p, kind in parts.items() if kind == "image"]
     first = batch.slice(0, 16)
-    rows = [_records(v) for p in images for v in first.column(batch.schema.names.index(p)).to_pylist()]
+    rows = [_records(_value(v)) for p in images for v in first.column(batch.schema.names.index(p))]
     bands = [str(r.get("band")) for records in rows[:1] for r in records]
     key = nested.survey_of(batch.schema.names, bands, path, survey)
     masks = [np.asarray(r["mask"], bool) for records in rows for r in records if r.get("mask") is not None]
@@ -285,25 +284,46 @@ def _array(column: Any) -> Any:
 
 # -- nested values --------------------------------------------------------------------------------------------------
 
-def _records(cell: Any) -> list[dict[str, Any]]:
-    """A list of structs, or the struct of lists that it is stored as, as a list of dicts."""
-    if cell is None:
+def _value(cell: Any) -> Any:
+    """A nested Arrow value as arrays: a struct, or a list of structs, as a dict of what its members hold."""
+    if not cell.is_valid:
+        return None
+    if isinstance(cell.type, pa.BaseExtensionType):
+        return _value(cell.value)
+    if pt.is_struct(cell.type):
+        return {k: _value(v) for k, v in cell.items()}
+    if isinstance(cell, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+        return _values(cell.values)
+    return cell.as_py()
+
+
+def _values(values: Any) -> Any:
+    """An Arrow array: numbers as one dense array if its lists are equally long, structs as a dict, the rest as a list."""
+    if isinstance(values.type, pa.BaseExtensionType):
+        return _values(values.storage)
+    if pt.is_struct(values.type):
+        return {values.type.field(i).name: _values(v) for i, v in enumerate(values.flatten())}
+    shape, inner = [len(values)], values
+    while pt.is_list(inner.type) or pt.is_large_list(inner.type) or pt.is_fixed_size_list(inner.type):
+        fixed = pt.is_fixed_size_list(inner.type)
+        lengths = np.array([inner.type.list_size]) if fixed else np.unique(np.diff(inner.offsets.to_numpy()))
+        if len(lengths) != 1 or inner.null_count:
+            return [_values(v.values) if v.is_valid else None for v in inner]
+        shape.append(int(lengths[0]))
+        inner = inner.flatten()
+    if not (pt.is_integer(inner.type) or pt.is_floating(inner.type) or pt.is_boolean(inner.type)) or \
+            (inner.null_count and pt.is_boolean(inner.type)):
+        return values.to_pylist()
+    return inner.to_numpy(zero_copy_only=False).reshape(shape)
+
+
+def _records(columns: Any) -> list[dict[str, Any]]:
+    """A dict of equally long lists as a list of dicts."""
+    if not isinstance(columns, Mapping):
         return []
-    if isinstance(cell, Mapping):
-        keys = [k for k, v in cell.items() if isinstance(v, (list, np.ndarray))]
-        count = max((len(cell[k]) for k in keys), default=0)
-        return [{k: cell[k][i] for k in keys if i < len(cell[k])} for i in range(count)]
-    return [r for r in cell if isinstance(r, Mapping)]
-
-
-def _columns(cell: Any) -> dict[str, Any]:
-    """A struct of lists, or a list of structs, as a dict of lists."""
-    if cell is None:
-        return {}
-    if isinstance(cell, Mapping):
-        return dict(cell)
-    rows = [r for r in cell if isinstance(r, Mapping)]
-    return {k: [r.get(k) for r in rows] for k in (rows[0] if rows else {})}
+    keys = [k for k, v in columns.items() if isinstance(v, list | np.ndarray)]
+    count = max((len(columns[k]) for k in keys), default=0)
+    return [{k: columns[k][i] for k in keys if i < len(columns[k])} for i in range(count)]
 
 
 def _extras(cells: Mapping[str, Any], parts: Mapping[str, str], state: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -316,16 +336,16 @@ def _extras(cells: Mapping[str, Any], parts: Mapping[str, str], state: Mapping[s
                 out["images"] += (made[0],)
                 out["scalars"].update(made[1])
         elif kind == "spectrum":
-            found = nested.row_spectrum(_columns(cell), state["survey"], path) if _columns(cell).get("lambda") is not None else None
+            known = cell is not None and cell.get("lambda") is not None and cell.get("flux") is not None
+            found = nested.row_spectrum(cell, state["survey"], path) if known else None
             out["spectra"] += (found,) if found else ()
         elif kind == "coefficients":
-            columns = _columns(cell)
-            if columns.get("coeff") is not None:
-                out["scalars"].update(nested.coefficients(_floats(columns["coeff"]), _floats(columns.get("coeff_error"))))
+            if cell is not None and cell.get("coeff") is not None:
+                out["scalars"].update(nested.coefficients(_floats(cell["coeff"]), _floats(cell.get("coeff_error"))))
         elif kind == "lightcurve":
-            out["lightcurves"] += _curves(_columns(cell), path, state["survey"])
+            out["lightcurves"] += _curves(cell or {}, path, state["survey"])
         elif kind == "catalog":
-            out["catalog"] = nested.sources(_columns(cell), path)
+            out["catalog"] = nested.sources(cell or {}, path)
     return out
 
 
