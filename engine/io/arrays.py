@@ -5,7 +5,9 @@ Nothing is ever unpickled. What a file unpacks to is known from its headers befo
 
 from __future__ import annotations
 
+import ast
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from engine.io.surveys import SURVEYS, match_band
 from engine.objects import Catalog, Image, SkyObject
 
 MAX_BYTES = 4 << 30
+DAMAGE = (ValueError, EOFError, SyntaxError, tokenize.TokenError, zlib.error, zipfile.BadZipFile, OSError, TypeError, OverflowError,
+          RecursionError, NotImplementedError, RuntimeError, KeyError)  # what NumPy and zipfile raise on damaged files
 IMAGES = ("images", "image", "im", "data", "pixels", "flux", "cutout", "arr_0")
 VARIANCES = ("variance", "var", "variances")
 IVARS = ("ivar", "invvar", "weight", "weights")
@@ -54,9 +58,13 @@ def _header(stream: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and type of the array that a stream holds, from its header alone. Raises ReadError if it is a pickle or too big."""
     try:
         version = np.lib.format.read_magic(stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
-        shape, _, dtype = read(stream) if read else np.lib.format._read_array_header(stream, version)  # type: ignore[attr-defined]
-    except (ValueError, EOFError, SyntaxError, zlib.error, zipfile.BadZipFile, OSError, TypeError, OverflowError, RecursionError) as problem:
+        size = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
+        if size > 1 << 20:
+            raise ValueError(f"{size:,} bytes")
+        header = ast.literal_eval(stream.read(size).decode("utf-8" if version[0] > 2 else "latin-1"))
+        shape = tuple(int(n) for n in header["shape"])
+        dtype = np.lib.format.descr_to_dtype(header["descr"])
+    except DAMAGE as problem:
         raise ReadError(path, f"has a damaged header ({' '.join(str(problem).split())[:100]}); copy it again") from problem
     if dtype.hasobject:
         raise ReadError(path, "holds pickled Python objects, which are never opened because they can run code; save plain arrays")
@@ -74,7 +82,7 @@ def load_npy(path: Path) -> np.ndarray:
             raise ReadError(path, f"is cut off: it promises {need:,} bytes and has {path.stat().st_size - stream.tell():,}; copy it again")
     try:
         return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, TypeError) as problem:
+    except DAMAGE as problem:
         raise ReadError(path, f"is damaged ({' '.join(str(problem).split())[:100]}); copy it again") from problem
 
 
@@ -99,8 +107,7 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
             return out
     except ReadError:
         raise
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError, RuntimeError, KeyError,
-            TypeError, SyntaxError, OverflowError) as problem:
+    except DAMAGE as problem:
         raise ReadError(path, f"is damaged or cut off ({' '.join(str(problem).split())[:100]}); copy it again") from problem
 
 

@@ -73,7 +73,7 @@ def long_format(fields: Sequence[Field], columns: Mapping[str, Any]) -> Long | N
                                    f"{value.removesuffix('_mjy')}_err", "err", "error", "e", "uncertainty") if e in raw and e != value), None)
     band = next((raw[b] for b in BANDS if b in raw), None)
     unit = clean_unit(unit_text) or {"ujy": u.uJy, "flux_ujy": u.uJy, "flux_njy": u.nJy, "flux_mjy": u.mJy}.get(value)
-    return Long(raw[time], raw[value], error, band, group, value in MAGNITUDES, unit or (u.mag if value in MAGNITUDES else None))
+    return Long(time, raw[value], error, band, group, value in MAGNITUDES, unit or (u.mag if value in MAGNITUDES else None))
 
 
 def _numeric(array: Any) -> bool:

@@ -53,9 +53,9 @@ def find_position(names: Mapping[str, str], units: Mapping[str, Any], sample: Ma
 
 
 def _angles(columns: Sequence[str], units: Mapping[str, Any]) -> tuple[Any, Any]:
-    found = [units.get(c) for c in columns]
-    a, b = (x if x is not None and x.is_equivalent(u.deg) and x != u.dimensionless_unscaled else u.deg for x in found)
-    return (u.hourangle if a == u.hour else a), b
+    found = [u.hourangle if units.get(c) == u.hour else units.get(c) for c in columns]
+    a, b = (x if x is not None and x != u.dimensionless_unscaled and x.is_equivalent(u.deg) else u.deg for x in found)
+    return a, b
 
 
 def positions(where: PositionColumns | None, block: Mapping[str, Any], count: int) -> tuple[list[SkyCoord | None], list[str]]:

@@ -64,7 +64,8 @@ def _object(path: Path, header: dict[str, str], names: list[str], rows: list[lis
         raise ReadError(path, f"promises {declared:.0f} observations but holds {len(rows)}; it is cut off: copy it again")
     curves, skipped = _curves(path, names, rows)
     if not curves:
-        raise ReadError(path, "holds no usable observation; leave it out or copy it again")
+        what = "promises no observation (NOBS: 0)" if declared == 0 else "holds no usable observation"
+        raise ReadError(path, f"{what}; leave it out or copy it again")
     notes = [f"{path.name}: SNANA, survey {header.get('SURVEY', 'not stated')}"]
     scalars = _scalars(header, notes)
     if skipped:

@@ -12,7 +12,7 @@ import astropy.units as u
 _SPELT = {"degrees": "deg", "degree": "deg", "mags": "mag", "magnitude": "mag", "days": "d", "day": "d", "dex": "dex",
           "nanomaggies": "nmgy", "nanomaggy": "nmgy", "nanomaggies/arcsec^2": "nmgy / arcsec2", "e-/s": "electron / s",
           "angstroms": "Angstrom", "counts": "ct", "ujy": "uJy", "mjy": "mJy", "njy": "nJy", "jy": "Jy",
-          "electron/s": "electron / s", "magnitudes": "mag", "adu": "adu", "arcseconds": "arcsec", "abmag": "mag(AB)"}
+          "electron/s": "electron / s", "magnitudes": "mag", "adu": "adu", "arcseconds": "arcsec", "abmag": "mag(AB)", "hours": "hourangle", "hms": "hourangle", "dms": "deg", "radians": "rad"}
 
 
 def clean_unit(unit: Any) -> u.UnitBase | None:
@@ -23,7 +23,7 @@ def clean_unit(unit: Any) -> u.UnitBase | None:
         return _parse(str(unit))
     if isinstance(unit, u.FunctionUnitBase):
         return unit
-    return _parse(unit.to_string()) if "'" in unit.to_string() else unit
+    return _parse(unit.to_string()) or unit  # a VOTable's 'electron' is a unit of its own that equals no other
 
 
 @lru_cache(maxsize=4096)
