@@ -128,7 +128,7 @@ def text_of(value: Any) -> str | None:
     return None if text.lower() in MISSING else text
 
 
-def vector_of(value: Any) -> np.ndarray | None:
+def vector_of(value: Any) -> np.ndarray[Any, Any] | None:
     """A cell as a vector of floats: an array, a list, or text such as "(1.0, 2.0)" or "[1 2]"; None where it is missing."""
     if value is None or value is np.ma.masked:
         return None
@@ -145,7 +145,7 @@ def vector_of(value: Any) -> np.ndarray | None:
     if isinstance(value, np.ma.MaskedArray):
         if value.dtype.kind not in "fiub":
             return None
-        value = value.astype(float).filled(np.nan)
+        value = np.ma.filled(value.astype(float), np.nan)
     array = np.asarray(value)
     if array.dtype == object:
         array = np.array([np.nan if v is None else v for v in array.ravel()]) if array.ndim else array
@@ -241,12 +241,12 @@ def plan(fields: Sequence[Field], sample: Mapping[str, Any], path: Path, survey:
 def _value(name: str, f: Field, units: Mapping[str, Any], error: tuple[str, bool] | None, sample: Mapping[str, Any],
            legacy: bool) -> Value:
     unit = units[f.name] if units[f.name] is not None else _modality_unit(name, f.name, legacy)
-    limits = (-0.02, 20.0) if name in ("z", "z_phot") else (-np.inf, np.inf)
+    low, high = (-0.02, 20.0) if name in ("z", "z_phot") else (-np.inf, np.inf)
     factor = 1.0
     if error and unit is not None and units[error[0]] not in (None, unit) and units[error[0]].is_equivalent(unit):
         factor = float(units[error[0]].to(unit))
-    return Value(name, f.name, unit, *(error or (None, False)), factor, *limits, _sentinels(name, unit, sample[f.name]),
-                 name in ("z", "z_phot"))
+    column, ivar = error or (None, False)
+    return Value(name, f.name, unit, column, ivar, factor, low, high, _sentinels(name, unit, sample[f.name]), name in ("z", "z_phot"))
 
 
 def _sentinels(name: str, unit: Any, array: Any) -> tuple[float, ...]:
@@ -266,7 +266,7 @@ def _sentinels(name: str, unit: Any, array: Any) -> tuple[float, ...]:
 
 def _id_column(names: Mapping[str, str], sample: Mapping[str, Any], fields: Sequence[Field]) -> str | None:
     """The column that names the objects: of the known names the first that never repeats, else the first."""
-    by_name = {normal_name: raw for raw, normal_name in reversed(names.items()) if raw in sample}
+    by_name = {normal_name: raw for raw, normal_name in reversed(list(names.items())) if raw in sample}
     main = [f.name for f in fields if f.ucd.lower() == "meta.id;meta.main" and f.name in sample]
     wanted = [by_name[n] for n in IDS if n in by_name] + main
     wanted += [raw for n, raw in by_name.items() if n.endswith("_id") and raw not in wanted]
@@ -337,7 +337,7 @@ def _not_a_redshift(f: Field, name: str, names: Mapping[str, str], units: Mappin
 
 def _error_columns(shown: Mapping[str, str], names: Mapping[str, str], used: set[str]) -> dict[str, tuple[str, bool]]:
     """Value column -> (error column, whether it is an inverse variance), by the ways surveys name errors."""
-    by_name = {n: raw for raw, n in reversed(names.items())}
+    by_name = {n: raw for raw, n in reversed(list(names.items()))}
     found = {}
     for raw, n in names.items():
         if raw in used:

@@ -54,7 +54,7 @@ class Long:
 def long_format(fields: Sequence[Field], columns: Mapping[str, Any]) -> Long | None:
     """The columns of a table with one measurement a row, or None if its rows are not that."""
     names = {f.name: normal(f.name) for f in fields if f.name in columns and getattr(columns[f.name], "ndim", 1) == 1}
-    raw = {n: name for name, n in reversed(names.items())}
+    raw = {n: name for name, n in reversed(list(names.items()))}
     time = next((raw[t] for t in TIMES if t in raw), None)
     value = next((n for n in FLUXES + MAGNITUDES if n in raw and columns[raw[n]].dtype.kind in "fiuOUS"), None)
     if time is None or value is None or {"ra", "redshift", "plate"} <= set(raw) or not _numeric(columns[time]):

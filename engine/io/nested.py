@@ -51,10 +51,10 @@ def survey_of(names: Sequence[str], bands: Sequence[str], path: Path, asked: str
         found = find_survey(part)
         if found is not None:
             return found.key
-        key = next((k for k in _PATHS if re.search(rf"(^|[_\-.]){k}([_\-.]|$)", part)), None)
-        if key:
-            found = find_survey(key)
-            return found.key if found else key
+        mission = next((k for k in _PATHS if re.search(rf"(^|[_\-.]){k}([_\-.]|$)", part)), None)
+        if mission:
+            found = find_survey(mission)
+            return found.key if found else mission
     return None
 
 

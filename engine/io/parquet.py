@@ -246,9 +246,9 @@ def _flat(batch: Any, parts: Mapping[str, str]) -> dict[str, Any]:
         if name in parts:
             continue
         if pt.is_struct(column.type):
-            members = zip([column.type.field(i).name for i in range(column.type.num_fields)], column.flatten(), strict=True)
+            members: Any = zip([column.type.field(i).name for i in range(column.type.num_fields)], column.flatten(), strict=True)
         else:
-            members = iter([(name, column)])
+            members = [(name, column)]
         for member, values in members:
             array = _array(values)
             if array is not None and member not in out:

@@ -34,7 +34,7 @@ class PositionColumns:
 def find_position(names: Mapping[str, str], units: Mapping[str, Any], sample: Mapping[str, Any],
                   told: tuple[str, str] | None = None, frame: str | None = None) -> PositionColumns | None:
     """The columns that hold the position, or None. names: column -> normal name; told: where the file itself says."""
-    by_name = {n: raw for raw, n in reversed(names.items()) if raw in sample and getattr(sample[raw], "ndim", 1) == 1}
+    by_name = {n: raw for raw, n in reversed(list(names.items())) if raw in sample and getattr(sample[raw], "ndim", 1) == 1}
     if told and all(t in sample for t in told):
         return PositionColumns(told, frame or "icrs", _angles(told, units))
     for kind, pairs in (("icrs", PAIRS), ("fk4", B1950), ("galactic", GALACTIC)):

@@ -6,6 +6,7 @@ means is decided in `columns.py`; positions are ICRS; missing values are absent.
 
 from __future__ import annotations
 
+import io
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,12 +15,13 @@ from typing import Any
 
 import astropy.units as u
 import numpy as np
+from astropy.io.votable import parse
 from astropy.table import Table
 
 from engine.io import lightcurves, snana, tablespectra
 from engine.io.columns import MAX_COLUMNS, Field, objects, plan
 from engine.io.errors import ReadError
-from engine.io.text import BLOCK, head, open_table
+from engine.io.text import BLOCK, guarded, head, open_binary, open_table
 from engine.objects import SkyObject
 
 MAX_BYTES = 4 << 30  # XML and ECSV are parsed in memory
@@ -157,15 +159,11 @@ def _not_too_big(path: Path) -> None:
 # -- VOTable --------------------------------------------------------------------------------------------------------
 
 def _votable(path: Path, survey: str | None) -> Iterator[SkyObject]:
-    from astropy.io.votable import parse
-
     _not_too_big(path)
     raw = _checked_xml(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            import io
-
             votable = parse(io.BytesIO(raw), verify="ignore")
             tables = [(t.to_table(use_names_over_ids=True) if _distinct(t) else t.to_table(), t)
                       for t in votable.iter_tables() if len(t.array)]
@@ -195,10 +193,8 @@ def _distinct(table: Any) -> bool:
 
 def _checked_xml(path: Path) -> bytes:
     """The file's bytes, gzip undone. Refuses what would reach outside of the file or grow without bounds."""
-    from engine.io.text import _binary, _guarded
-
-    with _binary(path) as stream:
-        raw: bytes = _guarded(path, lambda: stream.read(MAX_BYTES + 1))
+    with open_binary(path) as stream:
+        raw: bytes = guarded(path, lambda: stream.read(MAX_BYTES + 1))
     if len(raw) > MAX_BYTES:
         raise ReadError(path, "unpacks to more than 4 GiB; convert it to Parquet or FITS")
     if b"<!ENTITY" in raw:

@@ -26,7 +26,7 @@ GAIA_FLUX = u.Unit("W / (m2 nm)")
 
 
 def _pick(names: Mapping[str, str], wanted: Sequence[str]) -> str | None:
-    by_name = {n: raw for raw, n in reversed(names.items())}
+    by_name = {n: raw for raw, n in reversed(list(names.items()))}
     return next((by_name[w] for w in wanted if w in by_name), None)
 
 
@@ -162,7 +162,7 @@ def spectra_in_rows(fields: Sequence[Field], columns: Mapping[str, Any], path: P
     gaia = "source_id" in {normal(f.name) for f in fields}
     if wave is None and not (gaia and first.size == len(GAIA_GRID)):
         return None
-    unit, history = _unit(fields, flux), ()
+    unit, history = _unit(fields, flux), tuple[str, ...]()
     if unit is None and gaia:  # Gaia's own products, and the SPSS tables that GaiaXPy reads
         unit, history = GAIA_FLUX, ("flux unit W / (m2 nm), that of Gaia's sampled spectra",)
     return RowSpectra(wave, flux, _pick(names, ERRORS), _pick(names, IVARS), _unit(fields, wave), unit, path,

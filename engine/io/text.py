@@ -6,8 +6,10 @@ bounded and a damaged line is told before anything is handed on.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,8 +31,8 @@ _RULE = re.compile(r"[\s,;|\t+\-=]*-{2,}[\s,;|\t+\-=]*")
 
 def head(path: Path, size: int = 65536) -> str:
     """The beginning of a text file (gzip undone). Raises ReadError if it is empty or not text."""
-    with _binary(path) as stream:
-        raw = _guarded(path, lambda: stream.read(size))
+    with open_binary(path) as stream:
+        raw = guarded(path, lambda: stream.read(size))
     if not raw.strip():
         raise ReadError(path, "is empty; copy or download it again")
     if b"\x00" in raw or sum(b < 9 or 13 < b < 32 for b in raw[:4096]) > 8:
@@ -38,7 +40,8 @@ def head(path: Path, size: int = 65536) -> str:
     return raw.decode("utf-8-sig", errors="replace")
 
 
-def _binary(path: Path) -> Any:
+def open_binary(path: Path) -> Any:
+    """The file's bytes, gzip undone. Raises ReadError if it cannot be opened."""
     try:
         stream = path.open("rb")
     except OSError as problem:
@@ -50,7 +53,8 @@ def _binary(path: Path) -> Any:
     return stream
 
 
-def _guarded(path: Path, read: Any) -> Any:
+def guarded(path: Path, read: Any) -> Any:
+    """What `read` returns; a file that breaks off or is damaged becomes a ReadError."""
     try:
         return read()
     except (OSError, EOFError, zlib.error) as problem:
@@ -59,18 +63,15 @@ def _guarded(path: Path, read: Any) -> Any:
 
 def open_text(path: Path) -> tuple[TextIO, bool]:
     """The file as text (gzip undone), and whether it had to be read as Latin-1 because it is not UTF-8."""
-    import codecs
-    import io
-
     decoder, latin = codecs.getincrementaldecoder("utf-8-sig")(), False
-    with _binary(path) as stream:
+    with open_binary(path) as stream:
         try:
-            while chunk := _guarded(path, lambda: stream.read(1 << 20)):
+            while chunk := guarded(path, lambda: stream.read(1 << 20)):
                 decoder.decode(chunk)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
             latin = True
-    raw = _binary(path)
+    raw = open_binary(path)
     return io.TextIOWrapper(raw, encoding="latin-1" if latin else "utf-8-sig", newline=""), latin
 
 
@@ -79,7 +80,7 @@ def lines(path: Path) -> Iterator[str]:
     stream, _ = open_text(path)
     with stream:
         while True:
-            line = _guarded(path, lambda: stream.readline(MAX_LINE))
+            line = guarded(path, lambda: stream.readline(MAX_LINE))
             if not line:
                 return
             if len(line) >= MAX_LINE:
@@ -209,7 +210,8 @@ def open_table(path: Path) -> TextTable:
     """Find delimiter, header and units of a delimited text file and look through it. Raises ReadError if it is no table."""
     start = head(path, 1 << 20)
     first = start.splitlines()
-    comments, body = [], []
+    comments: list[tuple[int, str]] = []
+    body: list[tuple[int, str]] = []
     for number, line in enumerate(first, start=1):
         if not line.strip():
             continue
