@@ -13,7 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ def read_tensors(path: Path, model: torch.nn.Module) -> None:
 class Bundle:
     """A trained AstroCLIP and how to apply it to objects."""
 
-    model: AstroClip
+    model: AstroClip = field(repr=False)
     folder: Path
     checksum: str
 

@@ -25,8 +25,8 @@ class AstroClipConfig:
     """Sizes. space: width of the shared vectors; scale: of the logits at the start, the paper's 15.5."""
 
     width: int = 192
-    image_layers: int = 4
-    spectrum_layers: int = 4
+    image_layers: int = 3
+    spectrum_layers: int = 3
     heads: int = 3
     expand: int = 3
     space: int = 128

@@ -1,0 +1,265 @@
+"""The tables: how well a model finds spectra by images and tells redshifts, with plain baselines and the oracle beside it.
+
+Protocol of AstroCLIP (Parker et al. 2024, MNRAS 531, 4990): cosine similarity for search, kNN regression with k = 64 on
+standardised vectors, weighted by inverse distance. The sky has a seed of its own: nothing in it was ever trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from engine.checkpoints import Bundle
+
+Array = NDArray[Any]
+NEIGHBOURS = 64
+BIN = (0.1, 0.05)  # half-widths in r magnitude and g - r within which candidates look alike
+COMPONENTS = 64  # of the principal components baseline
+BOOTSTRAPS = 1000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number, its 95 % bootstrap interval over test objects, and what chance gives, where that means something."""
+
+    value: float
+    low: float
+    high: float
+    chance: float | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return text if self.chance is None else f"{text}  {self.value / self.chance:.1f}x chance"
+
+
+@dataclass(frozen=True)
+class TestSky:
+    """Arrays of one simulated sky, test objects first. magnitudes: catalogue g, r, i, z (n, 4), true ones beside; z (n,)."""
+
+    test: int
+    prepared: dict[str, Any]
+    magnitudes: Array
+    true_magnitudes: Array
+    z: Array
+    galaxy: Array
+
+
+def astroclip(model: str | Path | None = None, objects: int = 1000, seed: int = 2027, as_json: bool = False,
+              database: int = 4000) -> str:
+    """The table of AstroCLIP on `objects` test objects, as text or JSON; `database` further ones have known redshifts.
+
+    Raises FileNotFoundError or ValueError if the model cannot be loaded (see `engine.checkpoints.load`).
+    """
+    from engine import checkpoints
+
+    table = measure(checkpoints.load(model), objects, seed, database)
+    return json.dumps(table, indent=1, default=vars) if as_json else written(table)
+
+
+def measure(bundle: Bundle, objects: int, seed: int, database: int) -> dict[str, Any]:
+    """Every figure as a nested dictionary of `Figure`s, with the sets they were measured on."""
+    from engine.models import AstroClip
+
+    sky = observe(seed, objects, database, bundle.model.config.grid)
+    untrained = AstroClip(bundle.model.config).eval().requires_grad_(False)
+    untrained.init_weights(0)
+    rows = {"AstroCLIP": model_figures(sky, *vectors(bundle.model, sky))}
+    for name, shown in (("AstroCLIP, Legacy only", (True, False)), ("AstroCLIP, HSC only", (False, True))):
+        rows[name] = model_figures(sky, *vectors(bundle.model, sky, shown))
+    rows["random network"] = model_figures(sky, *vectors(untrained, sky))
+    rows["principal components"] = component_figures(sky)
+    rows["catalogue magnitudes"] = {"z from image": redshift_figure(sky.magnitudes, sky)}
+    rows["photometric oracle"] = oracle_figures(sky)
+    return {
+        "model": bundle.folder.name, "checksum": bundle.checksum, "seed": seed,
+        "sets": {"test objects": objects, "database": database, "galaxies tested": int(sky.galaxy[:objects].sum()),
+                 "galaxies in database": int(sky.galaxy[objects:].sum())},
+        "rows": rows,
+    }
+
+
+def observe(seed: int, objects: int, database: int, grid: Any) -> TestSky:
+    """Render the test sky, objects 0 to objects - 1 for testing and the next ones as the database, prepared for a model."""
+    import torch
+
+    from engine.simulate import CLASSES, render
+    from engine.train.data import prepare
+
+    kept: dict[str, list[Any]] = {}
+    for start in range(0, objects + database, 64):
+        sky = render(seed, torch.arange(start, min(start + 64, objects + database)))
+        values = prepare(sky, grid) | {name: sky[name] for name in sky if name.startswith(("s_", "t_")) or name == "class"}
+        for name, value in values.items():
+            kept.setdefault(name, []).append(value)
+    arrays = {name: torch.cat(values) for name, values in kept.items()}
+    fluxes, true = (np.stack([arrays[f"{kind}_flux_{b}"].numpy() for b in "griz"], axis=1) for kind in "st")
+    galaxy = np.isin(arrays["class"].numpy(), galaxy_classes(CLASSES))
+    z = arrays["t_z"].numpy() if "t_z" in arrays else arrays["s_z"].numpy()
+    return TestSky(objects, arrays, magnitude(fluxes), magnitude(true), z, galaxy & np.isfinite(z))
+
+
+def galaxy_classes(classes: Any) -> list[int]:
+    """Numbers of the classes that are galaxies: all but stars and quasars."""
+    return [i for i, name in enumerate(classes) if not any(word in str(name).lower() for word in ("star", "quasar", "qso"))]
+
+
+def magnitude(flux: Array) -> Array:
+    """AB magnitudes of fluxes in nmgy; what is below a hundredth of a nanomaggy counts as that."""
+    return 22.5 - 2.5 * np.log10(np.clip(np.nan_to_num(flux, nan=0.01), 0.01, None))
+
+
+def vectors(model: Any, sky: TestSky, shown: tuple[bool, bool] = (True, True)) -> tuple[Array, Array]:
+    """Image and spectrum vectors (n, dim) of all objects; shown: whether Legacy and HSC images are."""
+    import torch
+
+    from engine.checkpoints import fast_bfloat16
+    from engine.models.inputs import FIELDS
+
+    p = sky.prepared
+    use = torch.tensor([s for f, s in zip(FIELDS, shown, strict=True) for _ in f.bands])
+    images, spectra = [], []
+    for start in range(0, len(p["present"]), 128):
+        part = slice(start, start + 128)
+        stamps = {f.survey: p[f"stamp_{f.survey}"][part] * s for f, s in zip(FIELDS, shown, strict=True)}
+        present = p["present"][part] & use
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+            images.append(model.encode_image(stamps, p["photometry"][part] * present[..., None], present).float())
+            spectra.append(model.encode_spectrum(p["desi_flux"][part], p["desi_weight"][part]).float())
+    return torch.cat(images).numpy(), torch.cat(spectra).numpy()
+
+
+def model_figures(sky: TestSky, images: Array, spectra: Array) -> dict[str, Figure]:
+    """All figures of two sets of vectors that can be compared with each other."""
+    similarity = images[: sky.test] @ spectra[: sky.test].T
+    return search_figures(sky, similarity) | {
+        "z from image": redshift_figure(images, sky), "z from spectrum": redshift_figure(spectra, sky)}
+
+
+def search_figures(sky: TestSky, similarity: Array) -> dict[str, Figure]:
+    """Figures of a (test, test) similarity of images (rows) and spectra (columns)."""
+    n = sky.test
+    forward, backward = ranks(similarity), ranks(similarity.T)
+    out = {f"{name} top-{k}": figure(r < k, k / n) for k in (1, 10)
+           for name, r in (("image to spectrum", forward), ("spectrum to image", backward))}
+    hits, chances = alike_hits(similarity, sky.magnitudes[:n])
+    if len(hits):
+        out["top-1 among alike"] = figure(hits, float(chances.mean()))
+    galaxies = np.flatnonzero(sky.galaxy[:n])
+    if len(galaxies) > 10:
+        z = sky.z[galaxies]
+        first = np.argsort(-similarity[np.ix_(galaxies, galaxies)], axis=1)[:, :10]
+        out["median |dz| of top ten"] = figure(np.median(np.abs(z[first] - z[:, None]), axis=1), statistic=np.median)
+    return out
+
+
+def ranks(similarity: Array) -> Array:
+    """(n,): how many columns are more similar to row i than column i, the right one, is. Ties count half."""
+    own = np.diagonal(similarity)[:, None]
+    return (similarity > own).sum(1) + 0.5 * ((similarity == own).sum(1) - 1)
+
+
+def alike_hits(similarity: Array, magnitudes: Array) -> tuple[Array, Array]:
+    """Search among candidates of the query's r magnitude and g - r colour only (see `BIN`).
+
+    Returns, for each query with two candidates or more, whether the right one comes first, and the chance of that.
+    """
+    r, colour = magnitudes[:, 1], magnitudes[:, 0] - magnitudes[:, 1]
+    near = (np.abs(r[:, None] - r) <= BIN[0]) & (np.abs(colour[:, None] - colour) <= BIN[1])
+    count = near.sum(1)
+    best = np.where(near, similarity, -np.inf).max(1) == np.diagonal(similarity)
+    return best[count >= 2], 1.0 / count[count >= 2]
+
+
+def redshift_figure(features: Array, sky: TestSky) -> Figure:
+    """R2 of kNN redshifts of the test galaxies from the database's galaxies."""
+    known = np.flatnonzero(sky.galaxy[sky.test :]) + sky.test
+    asked = np.flatnonzero(sky.galaxy[: sky.test])
+    predicted = knn(features[known], sky.z[known], features[asked])
+    return r2_figure(sky.z[asked], predicted)
+
+
+def knn(known: Array, values: Array, asked: Array, k: int = NEIGHBOURS) -> Array:
+    """Values at `asked` (m, d) from those at `known` (n, d): k nearest on standardised columns, weighted by 1 / distance."""
+    mean, scatter = known.mean(0), known.std(0)
+    scatter = np.where(scatter > 0, scatter, 1.0)
+    a, b = (asked - mean) / scatter, (known - mean) / scatter
+    square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    k = min(k, len(known))
+    nearest = np.argpartition(square, k - 1, axis=1)[:, :k]
+    weight = 1.0 / np.sqrt(np.clip(np.take_along_axis(square, nearest, 1), 1e-12, None))
+    return (values[nearest] * weight).sum(1) / weight.sum(1)
+
+
+def component_figures(sky: TestSky) -> dict[str, Figure]:
+    """Principal components of pixels and of spectra, fitted on the database; search through a ridge map between them."""
+    from torch.nn.functional import avg_pool2d
+
+    from engine.models.inputs import FIELDS, crop
+
+    p, n = sky.prepared, sky.test
+    stamps = [p[f"stamp_{f.survey}"] for f in FIELDS]
+    pixels = np.concatenate([avg_pool2d(crop(s, s.shape[-1] // 2), 2).flatten(1).numpy() for s in stamps], axis=1)
+    flux = np.arcsinh(p["desi_flux"].numpy().reshape(len(pixels), -1))
+    images, spectra = components(pixels, n), components(flux, n)
+    ridge = np.linalg.solve(images[n:].T @ images[n:] + 10.0 * np.eye(images.shape[1]), images[n:].T @ spectra[n:])
+    mapped = images[:n] @ ridge
+    similarity = -((mapped[:, None] - spectra[:n]) ** 2).sum(-1)
+    return search_figures(sky, similarity) | {
+        "z from image": redshift_figure(images, sky), "z from spectrum": redshift_figure(spectra, sky)}
+
+
+def components(values: Array, test: int) -> Array:
+    """(n, 64) scores, scaled to unit variance, on the principal components of the database rows (test and later)."""
+    centred = values - values[test:].mean(0)
+    fit = centred[test:].astype(np.float64)
+    if fit.shape[1] > len(fit):
+        left = np.linalg.eigh(fit @ fit.T)
+        axes = (fit.T @ left.eigenvectors[:, -COMPONENTS:]) / np.sqrt(np.clip(left.eigenvalues[-COMPONENTS:], 1e-12, None))
+    else:
+        axes = np.linalg.eigh(fit.T @ fit).eigenvectors[:, -COMPONENTS:]
+    scores = centred @ axes
+    return scores / np.clip(scores[test:].std(0), 1e-12, None)
+
+
+def oracle_figures(sky: TestSky) -> dict[str, Figure]:
+    """Search by the image's catalogue magnitudes among the spectra's true total ones: all that photometry can do."""
+    n = sky.test
+    difference = sky.magnitudes[:n, None] - sky.true_magnitudes[None, :n]
+    return search_figures(sky, -(difference**2).sum(-1))
+
+
+def figure(values: Array, chance: float | None = None, statistic: Callable[..., Any] = np.mean) -> Figure:
+    """The statistic of one value an object, with its interval."""
+    values = np.asarray(values, float)
+    random = np.random.default_rng(0)
+    drawn = statistic(values[random.integers(0, len(values), (BOOTSTRAPS, len(values)))], axis=1)
+    return Figure(float(statistic(values)), *(float(q) for q in np.quantile(drawn, (0.025, 0.975))), chance)
+
+
+def r2_figure(truth: Array, predicted: Array) -> Figure:
+    """R2 = 1 - squared error / variance, with its interval over objects."""
+    def r2(rows: Array) -> Array:
+        t, error = truth[rows], (predicted - truth)[rows]
+        return 1 - (error**2).sum(-1) / ((t - t.mean(-1, keepdims=True)) ** 2).sum(-1)
+
+    random = np.random.default_rng(0)
+    drawn = r2(random.integers(0, len(truth), (BOOTSTRAPS, len(truth))))
+    return Figure(float(r2(np.arange(len(truth)))), *(float(q) for q in np.quantile(drawn, (0.025, 0.975))))
+
+
+def written(table: dict[str, Any]) -> str:
+    """The table as text."""
+    sets = ", ".join(f"{count} {name}" for name, count in table["sets"].items())
+    lines = [f"{table['model']} ({table['checksum'][:12]}) on a simulated sky with seed {table['seed']}: {sets}.",
+             "Redshift: R2 of kNN (k = 64) among galaxies. Alike: candidates within 0.1 mag in r and 0.05 in g - r. "
+             "Brackets: 95 % over test objects."]
+    for row, figures in table["rows"].items():
+        lines += ["", row, *(f"  {name:<26} {value}" for name, value in figures.items())]
+    return "\n".join(lines)
