@@ -22,8 +22,21 @@ from engine.io.surveys import SURVEYS, match_band
 from engine.objects import Catalog, Image, SkyObject
 
 MAX_BYTES = 4 << 30
-DAMAGE = (ValueError, EOFError, SyntaxError, tokenize.TokenError, zlib.error, zipfile.BadZipFile, OSError, TypeError, OverflowError,
-          RecursionError, NotImplementedError, RuntimeError, KeyError)  # what NumPy and zipfile raise on damaged files
+DAMAGE = (
+    ValueError,
+    EOFError,
+    SyntaxError,
+    tokenize.TokenError,
+    zlib.error,
+    zipfile.BadZipFile,
+    OSError,
+    TypeError,
+    OverflowError,
+    RecursionError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+)  # what NumPy and zipfile raise on damaged files
 IMAGES = ("images", "image", "im", "data", "pixels", "flux", "cutout", "arr_0")
 VARIANCES = ("variance", "var", "variances")
 IVARS = ("ivar", "invvar", "weight", "weights")
@@ -47,7 +60,9 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
     elif not magic:
         raise ReadError(path, "is empty; copy or download it again")
     elif magic[:1] == b"\x80":
-        raise ReadError(path, "is a Python pickle, which is never opened because it can run code; save the arrays with numpy.savez")
+        raise ReadError(
+            path, "is a Python pickle, which is never opened because it can run code; save the arrays with numpy.savez"
+        )
     else:
         raise ReadError(path, "is not a NumPy file; save the arrays with numpy.save or numpy.savez")
 
@@ -67,9 +82,13 @@ def _header(stream: Any, path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
     except DAMAGE as problem:
         raise ReadError(path, f"has a damaged header ({' '.join(str(problem).split())[:100]}); copy it again") from problem
     if dtype.hasobject:
-        raise ReadError(path, "holds pickled Python objects, which are never opened because they can run code; save plain arrays")
+        raise ReadError(
+            path, "holds pickled Python objects, which are never opened because they can run code; save plain arrays"
+        )
     if np.prod([float(n) for n in shape]) * dtype.itemsize > MAX_BYTES or any(n < 0 for n in shape):
-        raise ReadError(path, f"holds an array of shape {shape}, more than {MAX_BYTES >> 30} GiB; it is damaged or made to harm")
+        raise ReadError(
+            path, f"holds an array of shape {shape}, more than {MAX_BYTES >> 30} GiB; it is damaged or made to harm"
+        )
     return shape, dtype
 
 
@@ -79,7 +98,9 @@ def load_npy(path: Path) -> np.ndarray:
         shape, dtype = _header(stream, path)
         need = int(np.prod(shape, dtype=float)) * dtype.itemsize
         if path.stat().st_size - stream.tell() < need:
-            raise ReadError(path, f"is cut off: it promises {need:,} bytes and has {path.stat().st_size - stream.tell():,}; copy it again")
+            raise ReadError(
+                path, f"is cut off: it promises {need:,} bytes and has {path.stat().st_size - stream.tell():,}; copy it again"
+            )
     try:
         return np.load(path, allow_pickle=False)
     except DAMAGE as problem:
@@ -95,7 +116,9 @@ def load_npz(path: Path) -> dict[str, np.ndarray]:
                 raise ReadError(path, "is a zip archive without NumPy arrays; unpack it and read its files")
             total = sum(m.file_size for m in members)
             if total > MAX_BYTES or len(members) > 10_000:
-                raise ReadError(path, f"would unpack to {total >> 20:,} MiB in {len(members):,} arrays; it is damaged or made to harm")
+                raise ReadError(
+                    path, f"would unpack to {total >> 20:,} MiB in {len(members):,} arrays; it is damaged or made to harm"
+                )
             out = {}
             for member in members:
                 with archive.open(member) as stream:
@@ -128,7 +151,9 @@ def _scene(path: Path, arrays: dict[str, np.ndarray], survey: str | None) -> Sky
     image = _image(path, pixels, names, arrays, survey)
     table = _pick(arrays, SOURCES)
     catalog = None if table is None else _catalog(path, table)
-    return SkyObject(path.stem, images=(image,), catalog=catalog, history=(f"{path.name}: scene with {', '.join(sorted(arrays))}",))
+    return SkyObject(
+        path.stem, images=(image,), catalog=catalog, history=(f"{path.name}: scene with {', '.join(sorted(arrays))}",)
+    )
 
 
 def _single(path: Path, survey: str | None) -> SkyObject:
@@ -139,7 +164,9 @@ def _single(path: Path, survey: str | None) -> SkyObject:
         raise ReadError(path, f"is the {role} of an image, not an image" + (f"; read {owner.name}" if owner.exists() else ""))
     pixels = load_npy(path)
     if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "fiu" or 0 in pixels.shape or min(pixels.shape[-2:]) < 2:
-        raise ReadError(path, f"holds an array of shape {pixels.shape} and type {pixels.dtype}, not an image (ny, nx) or (bands, ny, nx)")
+        raise ReadError(
+            path, f"holds an array of shape {pixels.shape} and type {pixels.dtype}, not an image (ny, nx) or (bands, ny, nx)"
+        )
     beside = {r: load_npy(p) for r, p in companions(path).items() if p != path} if role else {}
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     return SkyObject(base, images=(_image(path, pixels, [], beside, survey),),
@@ -200,7 +227,7 @@ HSC_BAD = 1 << 0 | 1 << 1 | 1 << 8  # BAD, SAT, NO_DATA of the HSC pipeline (Bos
 
 
 def _bad_pixels(flags: np.ndarray, survey: str | None) -> tuple[np.ndarray, str]:
-    """Where a mask marks bad pixels. HSC's bits name much that is not bad (DETECTED is bit 5), the others mark with non-zero."""
+    """Where a mask marks bad pixels: not zero; of HSC's bits only three, for they name much that is not bad (DETECTED)."""
     if survey == "hsc" and flags.dtype.kind in "iu" and flags.max(initial=0) > 1:
         return (flags & HSC_BAD) != 0, "mask: HSC bits BAD, SAT, NO_DATA"
     return flags != 0, "mask: pixels that are not zero"

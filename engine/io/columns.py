@@ -32,7 +32,7 @@ IDS = ("source_id", "object_id", "targetid", "target_id", "objid", "obj_id", "ob
        "cid", "ztfid", "ztf_id", "oid", "designation", "specobjid", "bestobjid", "main_id", "source_name", "iau_name",
        "iauname", "iauid", "kepid", "kic", "ticid", "tic", "tic_id", "epic", "apogee_id", "observation_id", "obs_id",
        "dr7objid", "dr8objid", "uid", "diaobjectid", "gal_id", "galaxy_id", "number", "num", "seq", "index", "filename",
-       "file_name", "recno")
+       "file_name", "object_name", "objname", "lens_name", "object", "recno")
 REDSHIFTS = ("z_spec", "zspec", "specz", "spec_z", "z_sp", "zsp", "redshift_spec", "redshift", "zhel", "z_hel", "zhelio",
              "z_helio", "redshift_helio", "zlens", "z_lens", "z")
 PHOTO_REDSHIFTS = ("z_phot", "zphot", "photoz", "photo_z", "z_photo", "photz", "z_ph", "redshift_phot", "zphot_best")
@@ -73,6 +73,7 @@ class Plan:
     position: PositionColumns | None
     values: list[Value]
     history: tuple[str, ...] = ()
+    photometric: str | None = None  # the column that says "PHOT" where a redshift is photometric (NED)
     seen: dict[str, int] = field(default_factory=dict)
 
 
@@ -105,8 +106,11 @@ def number_or_none(text: Any) -> float | None:
 def check_names(path: Path, names: Sequence[str]) -> None:
     """Refuse what cannot be a survey's table. Raises ReadError."""
     if len(names) > MAX_COLUMNS:
-        raise ReadError(path, f"has {len(names):,} columns, more than the {MAX_COLUMNS:,} a table may have; check its delimiter "
-                              "or select the columns you need")
+        raise ReadError(
+            path,
+            f"has {len(names):,} columns, more than the {MAX_COLUMNS:,} a table may have; check its delimiter "
+            "or select the columns you need",
+        )
     twice = sorted({n for n in names if n and list(names).count(n) > 1}) if len(set(names)) < len(names) else []
     if twice:
         raise ReadError(path, f"has more than one column named {twice[0]!r}; rename them so that it is clear which is meant")
@@ -190,7 +194,12 @@ def _cells(array: Any, value: Value) -> list[Any]:
         good &= ~np.isin(numbers, value.sentinels)
         exact = np.ma.getdata(array).tolist() if kind in "iu" and value.unit is None and not value.number else None
         # float32 read as 0.1 is 0.10000000149: the shortest decimal of its own precision is the number that was meant
-        plain = exact or (np.ma.getdata(array).astype(str).astype(float) if kind == "f" and array.dtype.itemsize < 8 else numbers).tolist()
+        plain = (
+            exact
+            or (
+                np.ma.getdata(array).astype(str).astype(float) if kind == "f" and array.dtype.itemsize < 8 else numbers
+            ).tolist()
+        )
         return [v if g else None for v, g in zip(plain, good.tolist(), strict=True)]
     return [text_of(v) for v in array.tolist()]
 
@@ -228,14 +237,18 @@ def plan(fields: Sequence[Field], sample: Mapping[str, Any], path: Path, survey:
         name = redshifts.get(f.name) or _canonical(names[f.name])
         if f.name in consumed or (where and name in ("ra", "dec")) or f.name not in sample:
             continue
-        if re.search(r"_coefficient_correlations$|^(healpix|_?healpix_?\d+|healpix_\d+)$", names[f.name]):
+        if re.search(r"_coefficient_correlations$|^(healpix|_?healpix_?\d+|healpix_\d+|norder|npix)$", names[f.name]):
             continue
         while name in taken:
             name += "_2"
         taken.add(name)
         values.append(_value(name, f, units, errors.get(f.name), sample, legacy))
     note = tuple(f"{new} is column {old}" for old, new in redshifts.items() if new == "z" and old != "z")
-    return Plan(path, id_column, where, values, note)
+    flags = ("redshift_flag", "z_flag", "zflag", "redshift_type", "z_type")
+    photometric = next(
+        (f.name for f in fields if names[f.name] in flags and f.name in sample and sample[f.name].dtype.kind in "OUS"), None
+    )
+    return Plan(path, id_column, where, values, note, photometric)
 
 
 def _value(name: str, f: Field, units: Mapping[str, Any], error: tuple[str, bool] | None, sample: Mapping[str, Any],
@@ -246,7 +259,9 @@ def _value(name: str, f: Field, units: Mapping[str, Any], error: tuple[str, bool
     if error and unit is not None and units[error[0]] not in (None, unit) and units[error[0]].is_equivalent(unit):
         factor = float(units[error[0]].to(unit))
     column, ivar = error or (None, False)
-    return Value(name, f.name, unit, column, ivar, factor, low, high, _sentinels(name, unit, sample[f.name]), name in ("z", "z_phot"))
+    return Value(
+        name, f.name, unit, column, ivar, factor, low, high, _sentinels(name, unit, sample[f.name]), name in ("z", "z_phot")
+    )
 
 
 def _sentinels(name: str, unit: Any, array: Any) -> tuple[float, ...]:
@@ -344,9 +359,22 @@ def _error_columns(shown: Mapping[str, str], names: Mapping[str, str], used: set
             continue
         bases = [n, *(["z", "redshift"] if shown[raw] == "z" else [])]
         for base in bases:
-            sigmas = [f"e_{base}", f"{base}_err", f"{base}err", f"{base}_error", f"err_{base}", f"error_{base}", f"{base}_errors",
-                      f"{base}_unc", f"{base}_uncertainty", f"{base}_sigma", f"{base}sig", f"{base}_std",
-                      re.sub(r"coefficients$", "coefficient_errors", base), re.sub(r"^coeff$", "coeff_error", base)]
+            sigmas = [
+                f"e_{base}",
+                f"{base}_err",
+                f"{base}err",
+                f"{base}_error",
+                f"err_{base}",
+                f"error_{base}",
+                f"{base}_errors",
+                f"{base}_unc",
+                f"{base}_uncertainty",
+                f"{base}_sigma",
+                f"{base}sig",
+                f"{base}_std",
+                re.sub(r"coefficients$", "coefficient_errors", base),
+                re.sub(r"^coeff$", "coeff_error", base),
+            ]
             sigmas += [f"sigma_{base}", f"sig_{base}"] if len(base) > 1 or shown[raw] == "z" else []
             ivars = [f"{base}_ivar", f"ivar_{base}", f"{base}_invvar", re.sub(r"^([a-z]+)_(.+)$", r"\1_ivar_\2", base)]
             for ivar, options in ((False, sigmas), (True, ivars)):
@@ -373,7 +401,9 @@ _UNIT_NEEDS_SURVEY = re.compile(r"flux_[grizw]\d?|shape_(r|e1|e2)|mag_[grizy]")
 
 def _modality_unit(name: str, column: str, legacy: bool) -> u.UnitBase | None:
     """The unit of a value whose column says none, where the name settles it (those of Gaia, HSC, the Legacy Surveys)."""
-    if name not in _UNITS or (not (legacy and not name.startswith("mag")) and _UNIT_NEEDS_SURVEY.fullmatch(name) and normal(column) == name):
+    if name not in _UNITS or (
+        not (legacy and not name.startswith("mag")) and _UNIT_NEEDS_SURVEY.fullmatch(name) and normal(column) == name
+    ):
         return None
     return clean_unit(_UNITS[name])
 
@@ -386,7 +416,9 @@ def unique_id(plan: Plan, text: str) -> tuple[str, tuple[str, ...]]:
     return (text, ()) if count == 1 else (f"{text}#{count}", (f"id {text} comes again in this table",))
 
 
-def objects(plan: Plan, block: Mapping[str, Any], start: int, extras: Any = None, stem: str | None = None) -> Iterator[SkyObject]:
+def objects(
+    plan: Plan, block: Mapping[str, Any], start: int, extras: Any = None, stem: str | None = None
+) -> Iterator[SkyObject]:
     """The rows of a block as objects. start: number of rows before it; extras(i) -> dict of further SkyObject fields.
 
     An absent value stays absent; a position that is off the sky is absent and said so in the history.
@@ -402,6 +434,8 @@ def objects(plan: Plan, block: Mapping[str, Any], start: int, extras: Any = None
         columns.append((v, _cells(block[v.column], v), errors))
     for i in range(count):
         scalars = {v.name: _scalar(cells[i], errors[i], v.unit) for v, cells, errors in columns if cells[i] is not None}
+        if plan.photometric and "z" in scalars and str(text_of(block[plan.photometric][i])).upper().startswith("PHOT"):
+            scalars["z_phot"] = scalars.pop("z")
         name, again = unique_id(plan, ids[i] or f"{stem or plan.path.stem}-{start + i + 1}")
         more = extras(i) if extras else {}
         scalars.update(more.pop("scalars", {}))

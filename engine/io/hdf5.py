@@ -58,22 +58,31 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, IndexError) as problem:
         # h5py reports a damaged file in any of these ways
         message = " ".join(str(problem).split())[:160]
-        raise ReadError(path, f"is not an HDF5 file that can be read ({message}); it is damaged or cut off, copy it again") from problem
+        raise ReadError(
+            path, f"is not an HDF5 file that can be read ({message}); it is damaged or cut off, copy it again"
+        ) from problem
 
 
 def _datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     """The datasets at the root (or of the only group in it), each checked. Raises ReadError."""
     group: Any = file
     names = [n for n in group if not n.endswith("__table_column_meta__")]
-    while len(names) == 1 and isinstance(group.get(names[0], getlink=True), h5py.HardLink) and isinstance(group[names[0]], h5py.Group):
+    while (
+        len(names) == 1
+        and isinstance(group.get(names[0], getlink=True), h5py.HardLink)
+        and isinstance(group[names[0]], h5py.Group)
+    ):
         group = group[names[0]]
         names = [n for n in group if not n.endswith("__table_column_meta__")]
     found = {}
     for name in names:
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
-            raise ReadError(path, f"holds a link ({name!r} points to {getattr(link, 'filename', '') or link.path!r}), which is not "
-                                  "followed; save the data in the file itself")
+            raise ReadError(
+                path,
+                f"holds a link ({name!r} points to {getattr(link, 'filename', '') or link.path!r}), which is not "
+                "followed; save the data in the file itself",
+            )
         item = group[name]
         if isinstance(item, h5py.Dataset):
             _check(path, name, item)
@@ -82,7 +91,9 @@ def _datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
         raise ReadError(path, "holds no datasets at its root, so it is not of the layout with one dataset a column; convert it")
     total = sum(int(d.nbytes) for d in found.values())
     if total > 1 << 30 and total > MAX_RATIO * path.stat().st_size:
-        raise ReadError(path, f"would unpack to {total >> 20:,} MiB, over {MAX_RATIO} times its size; it is damaged or made to harm")
+        raise ReadError(
+            path, f"would unpack to {total >> 20:,} MiB, over {MAX_RATIO} times its size; it is damaged or made to harm"
+        )
     return found
 
 
@@ -127,7 +138,9 @@ def _layout(path: Path, datasets: dict[str, h5py.Dataset]) -> Layout:
 
 def _assign(layout: Layout, name: str, dataset: h5py.Dataset) -> None:
     lower = name.lower()
-    found = re.fullmatch(r"(image|spectrum)_(band|flux|array|ivar|mask|psf_fwhm|scale|lambda|wave|wavelength|lsf_sigma|noise)", lower)
+    found = re.fullmatch(
+        r"(image|spectrum)_(band|flux|array|ivar|mask|psf_fwhm|scale|lambda|wave|wavelength|lsf_sigma|noise)", lower
+    )
     if LEFT_OUT.fullmatch(lower):
         return
     if found:
@@ -163,7 +176,9 @@ def _rows(path: Path, datasets: dict[str, h5py.Dataset], attributes: dict[str, A
     if not layout.parts and plan_.id is None and plan_.position is None:
         raise ReadError(path, "has neither images nor spectra nor an id or position; it is not of a layout that can be read")
     good = _mask_is_good(layout, datasets)
-    scale = next((float(v) for k, v in attributes.items() if k.startswith("pixel_scale") and v and re.fullmatch(r"[\d.]+", v)), None)
+    scale = next(
+        (float(v) for k, v in attributes.items() if k.startswith("pixel_scale") and v and re.fullmatch(r"[\d.]+", v)), None
+    )
     for start in range(0, layout.rows, size):
         stop = min(start + size, layout.rows)
         block = {n: _numbers(datasets[n][start:stop]) for n in layout.scalars} or {"": np.zeros(stop - start)}

@@ -24,14 +24,53 @@ from engine.io.errors import ReadError
 from engine.io.units import clean_unit
 from engine.objects import LightCurve, SkyObject
 
-TIMES = ("mjd", "time", "jd", "hjd", "bjd", "bjd_tdb", "btjd", "bkjd", "obsmjd", "obs_mjd", "mjd_obs", "time_mjd", "midpointmjdtai",
-         "midpointtai", "expmidptmjd", "time_bjd", "barytime", "obs_time", "hjd_2450000", "jd_2450000", "t")
+TIMES = (
+    "mjd",
+    "time",
+    "jd",
+    "hjd",
+    "bjd",
+    "bjd_tdb",
+    "btjd",
+    "bkjd",
+    "obsmjd",
+    "obs_mjd",
+    "mjd_obs",
+    "time_mjd",
+    "midpointmjdtai",
+    "midpointtai",
+    "expmidptmjd",
+    "time_bjd",
+    "barytime",
+    "obs_time",
+    "hjd_2450000",
+    "jd_2450000",
+    "t",
+)
 FLUXES = ("fluxcal", "pdcsap_flux", "psfflux", "psdiffflux", "psfdiffflux", "ujy", "flux", "flux_ujy", "flux_njy", "flux_mjy",
           "forcediffimflux", "sap_flux", "det_flux", "kspsap_flux", "sys_rm_flux")
 MAGNITUDES = ("mag", "magpsf", "magnitude", "psfmag", "mag_autocorr", "i_mag", "v_mag", "vmag", "g_mag", "r_mag", "m")
 BANDS = ("band", "filter", "flt", "passband", "fid", "filt", "filtercode", "f", "filterid", "bandpass")
-PER_OBJECT = ("object_id", "objectid", "diaobjectid", "snid", "source_id", "star_id", "starid", "oid", "ztf_id", "ztfid", "id", "name",
-              "cid", "asas_sn_id", "targetid", "num", "object", "star")
+PER_OBJECT = (
+    "object_id",
+    "objectid",
+    "diaobjectid",
+    "snid",
+    "source_id",
+    "star_id",
+    "starid",
+    "oid",
+    "ztf_id",
+    "ztfid",
+    "id",
+    "name",
+    "cid",
+    "asas_sn_id",
+    "targetid",
+    "num",
+    "object",
+    "star",
+)
 ERRORS = {"ujy": "dujy", "m": "dm", "magpsf": "sigmapsf", "forcediffimflux": "forcediffimfluxunc", "mag": "emag"}
 ORIGINS = {"bkjd": 2454833.0, "btjd": 2457000.0, "hjd_2450000": 2450000.0, "jd_2450000": 2450000.0}
 NUMBERED = {"plasticc": dict(enumerate("ugrizY")), "ztf": {1: "g", 2: "r", 3: "i"}}
@@ -68,9 +107,31 @@ def long_format(fields: Sequence[Field], columns: Mapping[str, Any]) -> Long | N
     if group is None and not _one_place(raw, columns):
         return None
     unit_text = next((f.unit if f.unit is not None else split_unit(f.name)[1] for f in fields if f.name == raw[value]), None)
-    error = next((raw[e] for e in (ERRORS.get(value, ""), f"{value}_err", f"{value}err", f"{value}_error", f"e_{value}", f"{value}_unc",
-                                   f"{value}unc", f"sigma_{value}", f"{value}_sigma", f"{value}sig", f"{value}_uncertainty",
-                                   f"{value.removesuffix('_mjy')}_err", "err", "error", "e", "uncertainty") if e in raw and e != value), None)
+    error = next(
+        (
+            raw[e]
+            for e in (
+                ERRORS.get(value, ""),
+                f"{value}_err",
+                f"{value}err",
+                f"{value}_error",
+                f"e_{value}",
+                f"{value}_unc",
+                f"{value}unc",
+                f"sigma_{value}",
+                f"{value}_sigma",
+                f"{value}sig",
+                f"{value}_uncertainty",
+                f"{value.removesuffix('_mjy')}_err",
+                "err",
+                "error",
+                "e",
+                "uncertainty",
+            )
+            if e in raw and e != value
+        ),
+        None,
+    )
     band = next((raw[b] for b in BANDS if b in raw), None)
     unit = clean_unit(unit_text) or {"ujy": u.uJy, "flux_ujy": u.uJy, "flux_njy": u.nJy, "flux_mjy": u.mJy}.get(value)
     return Long(time, raw[value], error, band, group, value in MAGNITUDES, unit or (u.mag if value in MAGNITUDES else None))
@@ -95,12 +156,12 @@ def mjd_of(values: np.ndarray, name: str, meta: Mapping[str, Any] | None = None)
     """(MJD, scale, how it was found) of a column of times by its name, its unit ("BJD - 2454833, days") and its size."""
     meta = {str(k).upper(): v for k, v in (meta or {}).items()}
     text = name.lower()
-    scale = "tdb" if re.search(r"b[tkj]?jd|tdb|bary", text) else "tai" if "tai" in text else "utc"
+    scale = "tcb" if "tcb" in text else "tdb" if re.search(r"b[tkj]?jd|tdb|bary", text) else "tai" if "tai" in text else "utc"
     origin = next((o for n, o in ORIGINS.items() if normal(name).startswith(n)), None)
     found = re.search(r"([bh]?)jd\s*-\s*(24\d{5}(?:\.\d+)?)", text)
     if found:
         origin = float(found[2])
-        scale = "tdb" if found[1] == "b" else scale
+        scale = "tdb" if found[1] == "b" and scale == "utc" else scale
     if origin is None and meta.get("BJDREFI") is not None:
         origin, scale = float(meta["BJDREFI"]) + float(meta.get("BJDREFF", 0.0)), "tdb"
     finite = values[np.isfinite(values)]
@@ -133,7 +194,9 @@ def objects_from_columns(fields: Sequence[Field], columns: Mapping[str, Any], pa
         if not curves:
             continue
         found += 1
-        rest = tuple(notes) + ((f"{skipped} measurements without a value (upper limits, flags, gaps) left out",) if skipped else ())
+        rest = tuple(notes) + (
+            (f"{skipped} measurements without a value (upper limits, flags, gaps) left out",) if skipped else ()
+        )
         yield _with_scalars(fields, columns, layout, rows, name or path.stem, curves, path, rest)
     if not found:
         raise ReadError(path, "holds no measurement that is a number, only upper limits or gaps; leave it out")
@@ -152,10 +215,18 @@ def _groups(columns: Mapping[str, Any], layout: Long) -> list[tuple[str | None, 
 def _curves(columns: Mapping[str, Any], layout: Long, rows: np.ndarray, path: Path, survey: str | None,
             meta: Mapping[str, Any] | None, fields: Sequence[Field]) -> tuple[list[LightCurve], int]:
     unit_of_time = next((str(f.unit) for f in fields if f.name == layout.time and f.unit), "")
+    if {"transit_id", "source_id"} <= {normal(n) for n in columns}:  # Gaia's epoch photometry (data model, DataLink)
+        unit_of_time = "bjd - 2455197.5 tcb"
     mjd, scale, how = mjd_of(numbers_of(columns[layout.time][rows]), f"{layout.time} {unit_of_time}", meta)
     value = numbers_of(columns[layout.value][rows])
     error = numbers_of(columns[layout.error][rows]) if layout.error else np.full(len(rows), np.nan)
-    good = np.isfinite(mjd) & np.isfinite(value) & (mjd > 10000) & (np.abs(value) < 1e20) & ~np.isin(value, [-99.0, -999.0, -9999.0, -99999.0])
+    good = (
+        np.isfinite(mjd)
+        & np.isfinite(value)
+        & (mjd > 10000)
+        & (np.abs(value) < 1e20)
+        & ~np.isin(value, [-99.0, -999.0, -9999.0, -99999.0])
+    )
     if layout.magnitude:
         good &= (value > -30) & (value < 50) & ~((error >= 90) & np.isfinite(error))
     good &= ~(np.isfinite(error) & (error < 0))

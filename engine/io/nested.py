@@ -35,8 +35,13 @@ def survey_of(names: Sequence[str], bands: Sequence[str], path: Path, asked: str
         found = find_survey(asked)
         return found.key if found else asked
     text = " ".join(bands).lower()
-    for pattern, key in ((r"\bdes-[griz]", "legacy"), (r"\bhsc-", "hsc"), (r"\bf\d{3}[wm]\b", "jwst-nircam"), (r"\blsst", "rubin"),
-                         (r"\bsdss", "sdss")):
+    for pattern, key in (
+        (r"\bdes-[griz]", "legacy"),
+        (r"\bhsc-", "hsc"),
+        (r"\bf\d{3}[wm]\b", "jwst-nircam"),
+        (r"\blsst", "rubin"),
+        (r"\bsdss", "sdss"),
+    ):
         if re.search(pattern, text):
             return key
     lower = {n.lower() for n in names}
@@ -149,7 +154,9 @@ def row_spectrum(part: Mapping[str, Any], survey: str | None, path: Path) -> Spe
     lsf_sigma is in pixels (SDSS: wdisp; DESI: a fit to the resolution matrix), so R = lambda / (2.355 sigma dlambda/dpixel).
     """
     wave = np.asarray(part["lambda"], float).ravel()
-    arrays = {k: None if part.get(k) is None else np.asarray(part[k], float).ravel() for k in ("flux", "ivar", "mask", "lsf_sigma")}
+    arrays = {
+        k: None if part.get(k) is None else np.asarray(part[k], float).ravel() for k in ("flux", "ivar", "mask", "lsf_sigma")
+    }
     if arrays["flux"] is None or not wave.size:
         return None
     scale = SCALED.get(survey or "", 1.0)
@@ -163,8 +170,18 @@ def row_spectrum(part: Mapping[str, Any], survey: str | None, path: Path) -> Spe
     wave = to_vacuum(np.where(wave > 0, wave, np.nan)) if survey in AIR else wave
     unit = SURVEYS["desi"].unit if survey in ("sdss", "desi", "vipers") else None  # 1e-17 erg/s/cm2/A all three
     mask = None if arrays["mask"] is None else arrays["mask"] != 0
-    return spectrum(wave, arrays["flux"], None, None if arrays["ivar"] is None else arrays["ivar"] / scale**2, mask, unit, survey,
-                    path, (path.name, f"wavelengths in Angstrom, {medium}"), resolution)
+    return spectrum(
+        wave,
+        arrays["flux"],
+        None,
+        None if arrays["ivar"] is None else arrays["ivar"] / scale**2,
+        mask,
+        unit,
+        survey,
+        path,
+        (path.name, f"wavelengths in Angstrom, {medium}"),
+        resolution,
+    )
 
 
 def coefficients(values: Any, errors: Any) -> dict[str, Scalar]:

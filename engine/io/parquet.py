@@ -28,8 +28,18 @@ BLOCK_BYTES = 64 << 20
 MAX_ROW = 512 << 20
 MAX_RATIO = 2000  # unpacked to packed size, above which more than 1 GiB is a decompression bomb
 PROPERTIES = ("hats.properties", "properties", "catalog_info.json")
-LIGHT_CURVES = ("lightcurve", "lc", "light_curve", "lightcurves", "sources", "forced_sources", "diasource", "diaobjectforcedsource",
-                "ztf_lc", "epoch_photometry")
+LIGHT_CURVES = (
+    "lightcurve",
+    "lc",
+    "light_curve",
+    "lightcurves",
+    "sources",
+    "forced_sources",
+    "diasource",
+    "diaobjectforcedsource",
+    "ztf_lc",
+    "epoch_photometry",
+)
 
 
 def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
@@ -52,7 +62,9 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, IndexError) as problem:
         message = " ".join(str(problem).split())[:160]
-        raise ReadError(path, f"is not a Parquet file that can be read ({message}); it is damaged or cut off, copy it again") from problem
+        raise ReadError(
+            path, f"is not a Parquet file that can be read ({message}); it is damaged or cut off, copy it again"
+        ) from problem
 
 
 # -- HATS -----------------------------------------------------------------------------------------------------------
@@ -81,7 +93,9 @@ def hats_files(folder: Path) -> list[Path]:
     if collection.is_file():
         primary = _pairs(collection).get("hats_primary_table_url", "")
         if not primary or ".." in Path(primary).parts or not (folder / primary).is_dir():
-            raise ReadError(folder, f"is a HATS collection whose primary table {primary!r} is not in it; copy the whole collection")
+            raise ReadError(
+                folder, f"is a HATS collection whose primary table {primary!r} is not in it; copy the whole collection"
+            )
         return hats_files(folder / primary)
     properties = read_properties(folder)
     _refuse_copies(folder, properties)
@@ -138,7 +152,9 @@ def _check(path: Path, file: pq.ParquetFile) -> None:
         raise ReadError(path, f"has {metadata.num_columns:,} columns, more than the {MAX_COLUMNS:,} a table may have")
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if size > 1 << 30 and size > MAX_RATIO * path.stat().st_size:
-        raise ReadError(path, f"would unpack to {size >> 20:,} MiB, over {MAX_RATIO} times its size; it is damaged or made to harm")
+        raise ReadError(
+            path, f"would unpack to {size >> 20:,} MiB, over {MAX_RATIO} times its size; it is damaged or made to harm"
+        )
     if size / metadata.num_rows > MAX_ROW:
         raise ReadError(path, f"has {size // metadata.num_rows >> 20:,} MiB in a row; it is damaged or not a table of objects")
 
@@ -146,7 +162,9 @@ def _check(path: Path, file: pq.ParquetFile) -> None:
 def _rows(path: Path, file: pq.ParquetFile, properties: Mapping[str, str], survey: str | None) -> Iterator[SkyObject]:
     names = file.schema_arrow.names
     check_names(path, names)
-    bytes_per_row = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)) / file.metadata.num_rows
+    bytes_per_row = (
+        sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)) / file.metadata.num_rows
+    )
     size = int(np.clip(BLOCK_BYTES / max(1.0, bytes_per_row), 1, 8192))
     batches = file.iter_batches(batch_size=size)
     parts = _nested_columns(file.schema_arrow)
@@ -246,7 +264,9 @@ def _flat(batch: Any, parts: Mapping[str, str]) -> dict[str, Any]:
         if name in parts:
             continue
         if pt.is_struct(column.type):
-            members: Any = zip([column.type.field(i).name for i in range(column.type.num_fields)], column.flatten(), strict=True)
+            members: Any = zip(
+                [column.type.field(i).name for i in range(column.type.num_fields)], column.flatten(), strict=True
+            )
         else:
             members = [(name, column)]
         for member, values in members:
@@ -267,13 +287,21 @@ def _array(column: Any) -> Any:
         return np.ma.array(filled.to_numpy(zero_copy_only=False), mask=mask)
     if pt.is_decimal(kind):
         return _array(column.cast(pa.float64()))
-    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_binary(kind) or pt.is_fixed_size_binary(kind) or pt.is_temporal(kind) \
-            or pt.is_string_view(kind):
+    if (
+        pt.is_string(kind)
+        or pt.is_large_string(kind)
+        or pt.is_binary(kind)
+        or pt.is_fixed_size_binary(kind)
+        or pt.is_temporal(kind)
+        or pt.is_string_view(kind)
+    ):
         values = (column.cast(pa.string()) if pt.is_temporal(kind) else column).to_pylist()
     elif pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
         if not (pt.is_floating(kind.value_type) or pt.is_integer(kind.value_type)):
             return None
-        values = [None if v is None else np.array([np.nan if x is None else x for x in v], dtype=float) for v in column.to_pylist()]
+        values = [
+            None if v is None else np.array([np.nan if x is None else x for x in v], dtype=float) for v in column.to_pylist()
+        ]
     else:
         return None
     out = np.empty(len(values), dtype=object)
@@ -374,7 +402,9 @@ def _curves(columns: dict[str, Any], path: Path, survey: str | None) -> tuple[An
     flux = next((k for k in (*lightcurves.FLUXES, *lightcurves.MAGNITUDES) if k in lower), None)
     if time is None or flux is None:
         return ()
-    error = next((lower[k] for k in (f"{flux}_err", f"{flux}err", f"{flux}_error", "magerr", "sigmapsf", "dmag") if k in lower), None)
+    error = next(
+        (lower[k] for k in (f"{flux}_err", f"{flux}err", f"{flux}_error", "magerr", "sigmapsf", "dmag") if k in lower), None
+    )
     band = next((lower[k] for k in lightcurves.BANDS if k in lower), None)
     unit = u.mag if flux in lightcurves.MAGNITUDES else SURVEYS["snana"].unit if survey in ("plasticc", "snana") else \
         u.nJy if flux.startswith("psf") else None

@@ -34,7 +34,9 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
                   history=(path.name, note, "8-bit colours, stretched for the eye: not a flux"
                            + (f"; R, G, B are {', '.join(SURVEYS[key].rgb)} in this survey's pictures"
                               if key in SURVEYS and len(SURVEYS[key].rgb) == 3 and not grey else "")))
-    yield SkyObject(path.name[:-len(path.suffix)] if path.suffix else path.name, images=(image,), history=(f"{path.name}: picture",))
+    yield SkyObject(
+        path.name[: -len(path.suffix)] if path.suffix else path.name, images=(image,), history=(f"{path.name}: picture",)
+    )
 
 
 def _named(path: Path, survey: str) -> bool:
@@ -52,11 +54,26 @@ def _pixels(path: Path) -> tuple[np.ndarray, bool]:
                 grey = picture.mode in ("1", "L", "LA")
                 array = np.asarray(picture.convert("L" if grey else "RGB"), dtype=np.float32)
         except (Picture.DecompressionBombWarning, Picture.DecompressionBombError) as problem:
-            raise ReadError(path, f"has more than {Picture.MAX_IMAGE_PIXELS:,} pixels, too many for a picture of an object; cut out the "
-                                  "part you need") from problem
+            raise ReadError(
+                path,
+                f"has more than {Picture.MAX_IMAGE_PIXELS:,} pixels, too many for a picture of an object; cut out the "
+                "part you need",
+            ) from problem
         except UnidentifiedImageError as problem:
-            raise ReadError(path, "is not a JPEG or PNG picture, whatever its name says; convert it or correct its name") from problem
-        except (OSError, SyntaxError, ValueError, EOFError, OverflowError, MemoryError, TypeError, IndexError, AttributeError) as problem:
+            raise ReadError(
+                path, "is not a JPEG or PNG picture, whatever its name says; convert it or correct its name"
+            ) from problem
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            EOFError,
+            OverflowError,
+            MemoryError,
+            TypeError,
+            IndexError,
+            AttributeError,
+        ) as problem:
             message = " ".join(str(problem).split())[:100]  # Pillow's decoders report damage in all of these ways
             raise ReadError(path, f"is a damaged or cut off picture ({message}); copy it again") from problem
     return (array[None] if grey else np.moveaxis(array, -1, 0)), grey

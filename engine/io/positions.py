@@ -98,7 +98,9 @@ def _angle(cell: Any, unit: Any, hours: bool) -> float:
     if not re.fullmatch(r"[+\-−]?\d{1,3}[:\sh°d]+\d{1,2}([:\sm'′]+\d{1,2}(\.\d*)?[s\"″]*)?\s*", text):
         return np.nan
     try:
-        return float(Angle(text.replace("−", "-"), unit=u.hourangle if hours and "d" not in text and "°" not in text else u.deg).deg)
+        return float(
+            Angle(text.replace("−", "-"), unit=u.hourangle if hours and "d" not in text and "°" not in text else u.deg).deg
+        )
     except (ValueError, u.UnitsError):
         return np.nan
 

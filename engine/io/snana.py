@@ -18,10 +18,19 @@ from engine.io.text import head, lines
 from engine.objects import LightCurve, Scalar, SkyObject
 
 REDSHIFTS = ("REDSHIFT_HELIO", "REDSHIFT_FINAL", "REDSHIFT_SPEC")  # never the photometric or CMB-frame one
-SCALARS = {"REDSHIFT_CMB": ("z_cmb", None), "REDSHIFT_HELIO": ("z_helio", None), "REDSHIFT_FINAL": ("z_final", None),
-           "MWEBV": ("ebv", u.mag), "VPEC": ("vpec", u.km / u.s),
-           "PEAKMJD": ("peak_mjd", u.d), "SEARCH_PEAKMJD": ("search_peak_mjd", u.d), "HOST_LOGMASS": ("host_logmass", None),
-           "HOSTGAL_LOGMASS": ("host_logmass", None), "HOSTGAL_PHOTOZ": ("host_z_phot", None), "HOSTGAL_SPECZ": ("host_z", None)}
+SCALARS = {
+    "REDSHIFT_CMB": ("z_cmb", None),
+    "REDSHIFT_HELIO": ("z_helio", None),
+    "REDSHIFT_FINAL": ("z_final", None),
+    "MWEBV": ("ebv", u.mag),
+    "VPEC": ("vpec", u.km / u.s),
+    "PEAKMJD": ("peak_mjd", u.d),
+    "SEARCH_PEAKMJD": ("search_peak_mjd", u.d),
+    "HOST_LOGMASS": ("host_logmass", None),
+    "HOSTGAL_LOGMASS": ("host_logmass", None),
+    "HOSTGAL_PHOTOZ": ("host_z_phot", None),
+    "HOSTGAL_SPECZ": ("host_z", None),
+}
 UNKNOWN = (-9.0, -99.0, -999.0)
 
 
@@ -47,8 +56,11 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
             names = words[1:]
         elif key in ("OBS:", "EPOCH:"):
             if not names or len(words) - 1 < len(names):
-                raise ReadError(path, f"line {number} has {len(words) - 1} values where VARLIST names {len(names)}; the file is cut "
-                                      "off or damaged: copy it again")
+                raise ReadError(
+                    path,
+                    f"line {number} has {len(words) - 1} values where VARLIST names {len(names)}; the file is cut "
+                    "off or damaged: copy it again",
+                )
             rows.append(words[1:len(names) + 1])
         elif re.fullmatch(r"[A-Za-z_][\w()]*:", key):
             header.setdefault(key[:-1].upper(), line.split(":", 1)[1].split("#")[0].strip())
@@ -78,7 +90,9 @@ def _curves(path: Path, names: list[str], rows: list[list[str]]) -> tuple[tuple[
     columns = {n.upper(): [r[i] for r in rows] for i, n in enumerate(names)}
     band = next((columns[b] for b in ("BAND", "FLT", "FILTER", "FLTNAME") if b in columns), None)
     if "MJD" not in columns or band is None or not {"FLUXCAL", "MAG"} & set(columns):
-        raise ReadError(path, f"has a VARLIST without MJD, a band, or FLUXCAL or MAG ({', '.join(names)}); it cannot be read as SNANA")
+        raise ReadError(
+            path, f"has a VARLIST without MJD, a band, or FLUXCAL or MAG ({', '.join(names)}); it cannot be read as SNANA"
+        )
     flux = "FLUXCAL" in columns
     error = columns.get("FLUXCALERR" if flux else "MAGERR", ["nan"] * len(rows))
     table = np.array([[number_or_none(x) if number_or_none(x) is not None else np.nan for x in column]
@@ -92,8 +106,16 @@ def _curves(path: Path, names: list[str], rows: list[list[str]]) -> tuple[tuple[
     for name in dict.fromkeys(b for b, g in zip(band, good, strict=True) if g):
         pick = good & np.array([b == name for b in band])
         sigma = table[2][pick] if np.isfinite(table[2][pick]).any() else None
-        curves.append(LightCurve(Time(table[0][pick], format="mjd", scale="utc"), table[1][pick], sigma, name, unit,
-                                 history=(f"{path.name}: {'FLUXCAL, zero point 27.5' if flux else 'MAG'}", "times are MJD, scale utc (assumed)")))
+        curves.append(
+            LightCurve(
+                Time(table[0][pick], format="mjd", scale="utc"),
+                table[1][pick],
+                sigma,
+                name,
+                unit,
+                history=(f"{path.name}: {'FLUXCAL, zero point 27.5' if flux else 'MAG'}", "times are MJD, scale utc (assumed)"),
+            )
+        )
     return tuple(curves), int((~good).sum())
 
 
@@ -117,7 +139,9 @@ def _scalars(header: dict[str, str], notes: list[str]) -> dict[str, Scalar]:
             continue
         value, error = _pair(header[key])
         if value is not None and (not name.endswith(("z", "z_cmb", "z_phot")) or value > -0.02):
-            scalars[name] = Scalar(value, error if error or key + "_ERR" not in header else _pair(header[key + "_ERR"])[0], unit)
+            scalars[name] = Scalar(
+                value, error if error or key + "_ERR" not in header else _pair(header[key + "_ERR"])[0], unit
+            )
     fake = number_or_none(header.get("FAKE", "").split(" ")[0])
     if fake is not None:
         scalars["fake"] = Scalar(bool(fake))

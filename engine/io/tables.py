@@ -153,7 +153,9 @@ def _short(problem: Exception) -> str:
 
 def _not_too_big(path: Path) -> None:
     if path.stat().st_size > MAX_BYTES:
-        raise ReadError(path, f"is larger than {MAX_BYTES >> 30} GiB, too large for a table in text; convert it to Parquet or FITS")
+        raise ReadError(
+            path, f"is larger than {MAX_BYTES >> 30} GiB, too large for a table in text; convert it to Parquet or FITS"
+        )
 
 
 # -- VOTable --------------------------------------------------------------------------------------------------------
@@ -171,12 +173,16 @@ def _votable(path: Path, survey: str | None) -> Iterator[SkyObject]:
         except MemoryError:
             raise
         except Exception as problem:
-            raise ReadError(path, f"is not a VOTable that can be read ({_short(problem)}); it is damaged or cut off, download it "
-                                  "again") from problem
+            raise ReadError(
+                path, f"is not a VOTable that can be read ({_short(problem)}); it is damaged or cut off, download it again"
+            ) from problem
     if not tables:
         status = re.search(rb'QUERY_STATUS"\s+value="ERROR"[^>]*>\s*(.{0,200})', raw, re.S)
-        why = "reports an error of the server (" + re.sub(r"<.*", "", status[1].decode("utf-8", "replace")).strip()[:120] + ")" \
-            if status else "holds no table with rows"
+        why = (
+            "reports an error of the server (" + re.sub(r"<.*", "", status[1].decode("utf-8", "replace")).strip()[:120] + ")"
+            if status
+            else "holds no table with rows"
+        )
         raise ReadError(path, f"{why}; repeat the query and save its result again")
     for table, element in tables:
         for field, name in zip(element.fields, table.colnames, strict=True):

@@ -15,10 +15,40 @@ from engine.io.errors import ReadError
 from engine.io.units import clean_unit
 from engine.objects import SkyObject, Spectrum
 
-WAVES = ("wavelength", "wave", "wavelengths", "wl", "lambda", "lam", "loglam", "log_lam", "lambda_vac", "wave_vac", "vacuum_wavelength",
-         "wavelength_vacuum", "wavelength_air", "wave_air", "lambda_air", "angstrom", "spectral_axis", "spectrum_lambda")
+WAVES = (
+    "wavelength",
+    "wave",
+    "wavelengths",
+    "wl",
+    "lambda",
+    "lam",
+    "loglam",
+    "log_lam",
+    "lambda_vac",
+    "wave_vac",
+    "vacuum_wavelength",
+    "wavelength_vacuum",
+    "wavelength_air",
+    "wave_air",
+    "lambda_air",
+    "angstrom",
+    "spectral_axis",
+    "spectrum_lambda",
+)
 FLUXES = ("flux", "flux_density", "flam", "f_lambda", "spec", "counts", "intensity", "spectrum_flux", "fluxes")
-ERRORS = ("flux_error", "flux_err", "error", "err", "sigma", "e_flux", "flux_errors", "fluxerr", "uncertainty", "noise", "flux_sigma")
+ERRORS = (
+    "flux_error",
+    "flux_err",
+    "error",
+    "err",
+    "sigma",
+    "e_flux",
+    "flux_errors",
+    "fluxerr",
+    "uncertainty",
+    "noise",
+    "flux_sigma",
+)
 IVARS = ("ivar", "flux_ivar", "invvar", "inverse_variance", "spectrum_ivar")
 MASKS = ("mask", "and_mask", "flag_mask")
 GAIA_GRID = 336.0 + 2.0 * np.arange(343)  # nm, of Gaia's XP_SAMPLED products (De Angeli et al. 2023, section 3.4)
@@ -63,9 +93,11 @@ def angstrom(values: np.ndarray, unit: Any, name: str) -> tuple[np.ndarray, str]
 
 def spectrum(wave: np.ndarray, flux: np.ndarray, error: np.ndarray | None, ivar: np.ndarray | None, mask: np.ndarray | None,
              unit: Any, survey: str | None, path: Path, history: tuple[str, ...], resolution: Any = None) -> Spectrum | None:
-    """A `Spectrum` in order of wavelength, without padding; pixels without a finite flux are masked. None if nothing is left."""
+    """A `Spectrum` in order of wavelength, without padding, pixels without a finite flux masked; None if nothing is left."""
     if any(a is not None and a.shape != wave.shape for a in (flux, error, ivar, mask)):
-        raise ReadError(path, f"has a spectrum of {wave.size} wavelengths but {flux.size} fluxes (or errors, or masks); export it again")
+        raise ReadError(
+            path, f"has a spectrum of {wave.size} wavelengths but {flux.size} fluxes (or errors, or masks); export it again"
+        )
     keep = np.flatnonzero(np.isfinite(wave) & (wave > 0))
     keep = keep[np.argsort(wave[keep], kind="stable")]
     keep = keep[np.diff(wave[keep], prepend=-1.0) > 0]  # the same wavelength twice: the first one stays

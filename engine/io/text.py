@@ -19,8 +19,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from engine.io.columns import MISSING, Field, check_names, number_or_none, split_unit
+from engine.io.columns import MISSING, Field, check_names, normal, number_or_none, split_unit
 from engine.io.errors import ReadError
+from engine.io.units import clean_unit
 
 BLOCK = 8192
 MAX_FIELD = 1 << 26  # characters: a vector of a million numbers still fits, a file without line ends does not
@@ -45,7 +46,9 @@ def open_binary(path: Path) -> Any:
     try:
         stream = path.open("rb")
     except OSError as problem:
-        raise ReadError(path, f"cannot be opened ({problem.strerror or problem}); check the file and its permissions") from problem
+        raise ReadError(
+            path, f"cannot be opened ({problem.strerror or problem}); check the file and its permissions"
+        ) from problem
     if stream.read(2) == b"\x1f\x8b":
         stream.close()
         return gzip.open(path, "rb")
@@ -90,7 +93,7 @@ def lines(path: Path) -> Iterator[str]:
 
 @dataclass
 class TextTable:
-    """A delimited text file that has been looked through. kinds: "int", "float", "bool" or "text" a column; rows: how many."""
+    """A delimited text file that has been looked through. kinds: "int", "float", "bool", "mixed" or "text" a column."""
 
     path: Path
     fields: list[Field]
@@ -103,7 +106,7 @@ class TextTable:
 
     def cells(self) -> Iterator[list[str]]:
         """The rows as lists of texts. Raises ReadError naming the line where a row is longer or shorter than the header."""
-        width = len(self.fields)
+        names, width = [f.name for f in self.fields], len(self.fields)
         for number, row in self._raw():
             if not row or (len(row) == 1 and not row[0].strip()):
                 continue
@@ -111,11 +114,16 @@ class TextTable:
                 if row[0] != self.prefix:
                     continue
                 row = row[1:]
+            if row == names:
+                continue  # files put one after the other repeat their header
             if len(row) == width + 1 and not row[-1].strip():
                 row = row[:-1]  # a delimiter at the end of each line
             if len(row) != width:
-                raise ReadError(self.path, f"line {number} has {len(row)} values where the header names {width} columns; the file is "
-                                           "cut off, damaged or has another delimiter: copy it again or correct that line")
+                raise ReadError(
+                    self.path,
+                    f"line {number} has {len(row)} values where the header names {width} columns; the file is "
+                    "cut off, damaged or has another delimiter: copy it again or correct that line",
+                )
             yield row
 
     def _raw(self) -> Iterator[tuple[int, list[str]]]:
@@ -123,7 +131,14 @@ class TextTable:
         body = ((n, line) for n, line in source if n > self.skip and not line.lstrip().startswith("#"))
         if self.delimiter is None:
             for n, line in body:
-                yield n, (line.split() if '"' not in line else next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True)))
+                yield (
+                    n,
+                    (
+                        line.split()
+                        if '"' not in line
+                        else next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
+                    ),
+                )
             return
         at = [self.skip]
 
@@ -138,19 +153,23 @@ class TextTable:
             try:
                 row = next(reader, None)
             except csv.Error as problem:
-                raise ReadError(self.path, f"line {at[0]} is not readable as a table ({problem}); correct or remove that line") from problem
+                raise ReadError(
+                    self.path, f"line {at[0]} is not readable as a table ({problem}); correct or remove that line"
+                ) from problem
             if row is None:
                 return
             yield at[0], row
 
     def inspect(self) -> TextTable:
         """Look through all rows: types and number. Raises ReadError if a row is damaged or there is none."""
-        states = [_Kind() for _ in self.fields]
+        states = [_Kind(normal(f.name)) for f in self.fields]
         for row in self.cells():
             self.rows += 1
             for state, cell in zip(states, row, strict=True):
                 state.see(cell)
-        self.kinds = [s.kind for s in states]
+        self.kinds = [s.decide() for s in states]
+        self.history += tuple(f"{f.name}: {s.words} values that are no numbers left out"
+                              for f, s in zip(self.fields, states, strict=True) if s.decide() == "mixed")
         return self
 
     def blocks(self, size: int = BLOCK) -> Iterator[dict[str, Any]]:
@@ -170,24 +189,31 @@ class TextTable:
 
 
 class _Kind:
-    """The narrowest type that holds every value of a column seen so far."""
+    """The narrowest type that holds a column's values; a few limits or words among numbers do not make it text."""
 
-    def __init__(self) -> None:
-        self.kind, self.any = "int", False
+    def __init__(self, name: str) -> None:
+        self.kind, self.numbers, self.words = "int", 0, 0
+        self.names_things = bool(re.search(r"id$|name$|^(num|number|designation|filename)$", name))
 
     def see(self, cell: str) -> None:
         text = cell.strip()
-        if self.kind == "text" or text.lower() in MISSING:
+        if text.lower() in MISSING:
             return
-        first, self.any = not self.any, True
-        if first and text.lower() in ("true", "false"):
-            self.kind = "bool"
-        elif self.kind == "bool":
-            self.kind = "bool" if text.lower() in ("true", "false") else "text"
-        elif self.kind == "int" and not _INTEGER.fullmatch(text):
-            self.kind = "float"
-        if self.kind == "float" and (number_or_none(text) is None or re.fullmatch(r"[+-]?(0\d+|\d{18,})", text)):
-            self.kind = "text"
+        if text.lower() in ("true", "false") and self.kind in ("int", "bool") and not self.numbers:
+            self.kind, self.words = "bool", self.words + 1
+        elif number_or_none(text) is None or (re.fullmatch(r"[+-]?(0\d+|\d{18,})", text) and not _INTEGER.fullmatch(text)):
+            self.kind, self.words = "text", self.words + 1
+        else:
+            self.numbers += 1
+            if self.kind == "bool":
+                self.kind = "text"
+            elif self.kind == "int" and not _INTEGER.fullmatch(text):
+                self.kind = "float"
+
+    def decide(self) -> str:
+        """ "int", "float", "bool" or "text"; "mixed" where four of five values are numbers and the column names nothing."""
+        mostly = self.numbers >= 4 * self.words and self.words and not self.names_things
+        return "mixed" if self.kind == "text" and mostly else self.kind
 
 
 def typed(cells: Sequence[str], kind: str) -> Any:
@@ -196,6 +222,9 @@ def typed(cells: Sequence[str], kind: str) -> Any:
         out = np.empty(len(cells), dtype=object)
         out[:] = cells
         return out
+    if kind == "mixed":
+        numbers = [number_or_none(c) for c in cells]
+        return np.ma.array([n or 0.0 for n in numbers], mask=[n is None for n in numbers], dtype=float)
     missing = np.array([c.strip().lower() in MISSING for c in cells])
     if kind == "bool":
         return np.ma.array([c.strip().lower() == "true" for c in cells], mask=missing)
@@ -218,6 +247,10 @@ def open_table(path: Path) -> TextTable:
         (comments if line.lstrip().startswith("#") else body).append((number, line))
         if len(body) == 30:
             break
+    if len(start) >= 1 << 20 and len(first) == 1:
+        raise ReadError(
+            path, f"begins with a line of more than {1 << 20:,} characters, too long for the names of columns; it is no table"
+        )
     if not body:
         raise ReadError(path, "has no rows, only comments or blank lines; query or download it again")
     if len(first) > 1 and len(body) > 1 and len(start) >= 1 << 20 and len(body) < 30:
@@ -232,7 +265,7 @@ def open_table(path: Path) -> TextTable:
     fields = [Field(n, u) for n, u in zip(header, units, strict=True)]
     table = TextTable(path, fields, delimiter, skip).inspect()
     if open_latin(path):
-        table.history = ("text is not UTF-8, read as Latin-1",)
+        table.history += ("text is not UTF-8, read as Latin-1",)
     return table
 
 
@@ -264,8 +297,18 @@ def _delimiter(body: list[str]) -> str | None:
     return best
 
 
+def _is_units(second: list[str], third: list[str]) -> bool:
+    """Whether the line under the header gives units: no number in it, some units, and numbers in the line below."""
+    if len(second) != len(third) or any(number_or_none(x) is not None for x in second):
+        return False
+    known = [clean_unit(s) is not None and number_or_none(t) is not None for s, t in zip(second, third, strict=True)]
+    return any(known) and all(
+        k or clean_unit(s) is not None or s.lower() in MISSING for k, s in zip(known, second, strict=True)
+    )
+
+
 def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, str]],
-            delimiter: str | None) -> tuple[list[str], int, list[str | None]]:
+            delimiter: str | None) -> tuple[list[str], int, list[Any]]:
     """(names, lines before the first row, units). Raises ReadError if no line names the columns."""
     names = split(body[0][1], delimiter)
     numeric = [number_or_none(n) is not None or n.lower() in MISSING for n in names]
@@ -278,6 +321,7 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
         if len(names) in (2, 3) and all(numeric):
             return ["time", "mag", "mag_err"][:len(names)], body[0][0] - 1, [None] * len(names)
         raise ReadError(path, f"has no line that names its {len(names)} columns; add a header such as id,ra,dec,redshift")
+    units: list[Any]
     skip, units = body[0][0], [split_unit(n)[1] for n in names]
     rules = [i for i, (_, line) in enumerate(body[1:3], start=1) if _RULE.fullmatch(line)]
     if rules:  # VizieR: names, units, a rule of dashes
@@ -286,6 +330,8 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
             if len(found_units) == len(names):
                 units = [x.strip() or None for x in found_units]
         skip = body[rules[0]][0]
+    elif len(body) > 2 and _is_units(split(body[1][1], delimiter), split(body[2][1], delimiter)):
+        units, skip = [clean_unit(x) for x in split(body[1][1], delimiter)], body[1][0]
     if names and names[0] == "" and "" not in names[1:]:
         names[0] = "index"  # the row numbers pandas writes
     names = [n or f"column_{i + 1}" for i, n in enumerate(names)]

@@ -9,10 +9,34 @@ from typing import Any
 
 import astropy.units as u
 
-_SPELT = {"degrees": "deg", "degree": "deg", "mags": "mag", "magnitude": "mag", "days": "d", "day": "d", "dex": "dex",
-          "nanomaggies": "nmgy", "nanomaggy": "nmgy", "nanomaggies/arcsec^2": "nmgy / arcsec2", "e-/s": "electron / s",
-          "angstroms": "Angstrom", "counts": "ct", "ujy": "uJy", "mjy": "mJy", "njy": "nJy", "jy": "Jy",
-          "electron/s": "electron / s", "magnitudes": "mag", "adu": "adu", "arcseconds": "arcsec", "abmag": "mag(AB)", "hours": "hourangle", "hms": "hourangle", "dms": "deg", "radians": "rad"}
+_SPELT = {
+    "degrees": "deg",
+    "degree": "deg",
+    "mags": "mag",
+    "magnitude": "mag",
+    "days": "d",
+    "day": "d",
+    "dex": "dex",
+    "nanomaggies": "nmgy",
+    "nanomaggy": "nmgy",
+    "nanomaggies/arcsec^2": "nmgy / arcsec2",
+    "e-/s": "electron / s",
+    "angstroms": "Angstrom",
+    "counts": "ct",
+    "ujy": "uJy",
+    "mjy": "mJy",
+    "njy": "nJy",
+    "jy": "Jy",
+    "electron/s": "electron / s",
+    "magnitudes": "mag",
+    "adu": "adu",
+    "arcseconds": "arcsec",
+    "abmag": "mag(AB)",
+    "hours": "hourangle",
+    "hms": "hourangle",
+    "dms": "deg",
+    "radians": "rad",
+}
 
 
 def clean_unit(unit: Any) -> u.UnitBase | None:

@@ -69,7 +69,11 @@ def test_pickles_are_never_opened(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_bombs_are_refused_before_they_unpack(tmp_path: Path) -> None:
-    header = np.lib.format.magic(1, 0) + b"v\x00" + (b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(117) + b"\n")
+    header = (
+        np.lib.format.magic(1, 0)
+        + b"v\x00"
+        + (b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(117) + b"\n")
+    )
     (tmp_path / "big.npy").write_bytes(header + bytes(100))
     with zipfile.ZipFile(tmp_path / "big.npz", "w") as archive:
         archive.writestr("images.npy", header + bytes(100))
@@ -97,7 +101,9 @@ def test_shapes_that_are_no_image(tmp_path: Path) -> None:
 
 def test_corrupted_at_random_only_read_errors(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
-    np.savez_compressed(tmp_path / "w.npz", images=rng.normal(size=(2, 9, 9)), variance=np.ones((2, 9, 9)), catalog=np.ones((3, 2)))
+    np.savez_compressed(
+        tmp_path / "w.npz", images=rng.normal(size=(2, 9, 9)), variance=np.ones((2, 9, 9)), catalog=np.ones((3, 2))
+    )
     np.save(tmp_path / "w.npy", rng.normal(size=(9, 9)))
     refused = 0
     for i in range(120):

@@ -65,23 +65,35 @@ def test_snana_sentinels_and_cuts(tmp_path: Path) -> None:
     assert [(c.band, c.flux.tolist()) for c in found.lightcurves] == [("g", [10.0]), ("r", [-5.0])]
     (found,) = objects(tmp_path, SNANA.format(z="0.5 +- 0.01 # note", n=3), "a.dat")
     assert (found.scalars["z"].value, found.scalars["z"].error) == (0.5, 0.01)
-    for text in (SNANA.format(z=0.5, n=9), SNANA.format(z=0.5, n=3)[:-8], "SNID: 5\nNOBS: 0\n", "SNID: 5\nVARLIST: MJD FLT\nOBS: 1 g\n"):
+    for text in (
+        SNANA.format(z=0.5, n=9),
+        SNANA.format(z=0.5, n=3)[:-8],
+        "SNID: 5\nNOBS: 0\n",
+        "SNID: 5\nVARLIST: MJD FLT\nOBS: 1 g\n",
+    ):
         with pytest.raises(ReadError, match=r"a\.dat"):
             objects(tmp_path, text, "a.dat")
 
 
 def test_atlas_flags_and_units(tmp_path: Path) -> None:
-    (found,) = objects(tmp_path, "###MJD m dm uJy duJy F err chi/N RA Dec x y\n59000.1 18.2 0.1 190.5 9.0 o 0 1.0 10.5 -3.5 1 1\n"
-                                 "59001.1 -18.2 0.1 -19.5 9.0 o 0 1.0 10.5001 -3.5 1 1\n59002.1 18.2 0.1 9999 9.0 c 1 1.0 10.5 -3.5 1 1\n",
-                       "atlas.txt")
+    (found,) = objects(
+        tmp_path,
+        "###MJD m dm uJy duJy F err chi/N RA Dec x y\n59000.1 18.2 0.1 190.5 9.0 o 0 1.0 10.5 -3.5 1 1\n"
+        "59001.1 -18.2 0.1 -19.5 9.0 o 0 1.0 10.5001 -3.5 1 1\n59002.1 18.2 0.1 9999 9.0 c 1 1.0 10.5 -3.5 1 1\n",
+        "atlas.txt",
+    )
     (curve,) = found.lightcurves
     assert curve.band == "o" and curve.unit == u.uJy and curve.flux.tolist() == [190.5, -19.5] and curve.error[0] == 9
     assert found.position is not None and found.position.ra.deg == pytest.approx(10.5)
 
 
 def test_ztf_forced_photometry_uses_each_zero_point(tmp_path: Path) -> None:
-    (found,) = objects(tmp_path, "index,filter,zpdiff,forcediffimflux,forcediffimfluxunc,jd\n0,ZTF_g,26.0,100.0,10.0,2459000.5\n"
-                                 "1,ZTF_g,23.5,100.0,10.0,2459001.5\n2,ZTF_r,26.0,null,null,2459002.5\n", "forced.csv")
+    (found,) = objects(
+        tmp_path,
+        "index,filter,zpdiff,forcediffimflux,forcediffimfluxunc,jd\n0,ZTF_g,26.0,100.0,10.0,2459000.5\n"
+        "1,ZTF_g,23.5,100.0,10.0,2459001.5\n2,ZTF_r,26.0,null,null,2459002.5\n",
+        "forced.csv",
+    )
     (curve,) = found.lightcurves
     assert curve.unit == u.uJy and curve.band == "g" and curve.time.mjd.tolist() == [59000, 59001]
     np.testing.assert_allclose(curve.flux, 100 * 10 ** (0.4 * (23.9 - np.array([26.0, 23.5]))))
@@ -103,11 +115,18 @@ def test_ogle_without_a_header(tmp_path: Path) -> None:
 
 
 def test_plasticc_and_irsa_group_by_object(tmp_path: Path) -> None:
-    found = objects(tmp_path, "object_id,mjd,passband,flux,flux_err,detected_bool\n615,59750.4,2,-544.8,3.6,1\n615,59750.4,1,-816.4,5.5,1\n"
-                              "713,59760.4,5,1.0,0.5,0\n")
+    found = objects(
+        tmp_path,
+        "object_id,mjd,passband,flux,flux_err,detected_bool\n615,59750.4,2,-544.8,3.6,1\n615,59750.4,1,-816.4,5.5,1\n"
+        "713,59760.4,5,1.0,0.5,0\n",
+    )
     assert [(o.id, [c.band for c in o.lightcurves]) for o in found] == [("615", ["r", "g"]), ("713", ["Y"])]
-    found = objects(tmp_path, "oid,hjd,mjd,mag,magerr,catflags,filtercode,ra,dec\n5,2458200.6,58200.1,17.1,0.02,0,zg,210.1,5.2\n"
-                              "5,2458201.6,58201.1,1.1,0.02,32768,zg,210.1,5.2\n6,2458201.6,58201.1,16.6,0.02,0,zr,210.1,5.2\n", "irsa.csv")
+    found = objects(
+        tmp_path,
+        "oid,hjd,mjd,mag,magerr,catflags,filtercode,ra,dec\n5,2458200.6,58200.1,17.1,0.02,0,zg,210.1,5.2\n"
+        "5,2458201.6,58201.1,1.1,0.02,32768,zg,210.1,5.2\n6,2458201.6,58201.1,16.6,0.02,0,zr,210.1,5.2\n",
+        "irsa.csv",
+    )
     assert [(o.id, o.lightcurves[0].band, len(o.lightcurves[0].flux)) for o in found] == [("5", "g", 1), ("6", "r", 1)]
     assert found[0].lightcurves[0].time.mjd[0] == 58200.1 and found[0].position is not None
 
@@ -148,7 +167,10 @@ def test_empty_and_unusable(tmp_path: Path) -> None:
 
 def test_corrupted_at_random_only_read_errors(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
-    sources = [SNANA.format(z=0.5, n=3).encode(), b"time,mag,magerr,band\n" + b"".join(b"%f,17.5,0.1,g\n" % (58000 + i) for i in range(30))]
+    sources = [
+        SNANA.format(z=0.5, n=3).encode(),
+        b"time,mag,magerr,band\n" + b"".join(b"%f,17.5,0.1,g\n" % (58000 + i) for i in range(30)),
+    ]
     outcomes = set()
     for i in range(120):
         raw = bytearray(sources[i % 2])

@@ -30,8 +30,16 @@ def nested_images(as_lists: bool, n: int = 3, size: int = 8) -> pa.Array:
         ivar[:, 0, 0] = 0
         mask = ivar > 0
         mask[2, 4, 4] = False
-        rows.append({"band": [f"hsc-{b}" for b in "grizy"], "flux": rng.normal(size=(5, size, size)).tolist(), "ivar": ivar.tolist(),
-                     "mask": mask.tolist(), "psf_fwhm": [0.6] * 5, "scale": [0.168] * 5})
+        rows.append(
+            {
+                "band": [f"hsc-{b}" for b in "grizy"],
+                "flux": rng.normal(size=(5, size, size)).tolist(),
+                "ivar": ivar.tolist(),
+                "mask": mask.tolist(),
+                "psf_fwhm": [0.6] * 5,
+                "scale": [0.168] * 5,
+            }
+        )
     kinds = {"band": pa.string(), "flux": pa.list_(pa.list_(pa.float32())), "ivar": pa.list_(pa.list_(pa.float32())),
              "mask": pa.list_(pa.list_(pa.bool_())), "psf_fwhm": pa.float32(), "scale": pa.float32()}
     if as_lists:
@@ -57,9 +65,15 @@ def test_nested_spectrum_light_curve_and_structs(tmp_path: Path) -> None:
     wave = 3600 + 0.8 * np.arange(40)
     spectrum = pa.array([{"flux": np.ones(40), "ivar": np.ones(40), "lambda": wave, "mask": np.zeros(40, bool),
                           "lsf_sigma": np.full(40, -1.0)}, None])
-    curve = pa.array([{"band": ["g", "g", "r"], "time": [60000.0, 60001.0, 0.0], "flux": [1.0, -2.0, 0.0], "flux_err": [0.1, 0.2, 0.0]},
-                      None])
-    photometry = pa.array([{"phot_g_mean_flux": 5.0, "phot_g_mean_flux_error": 0.5}, {"phot_g_mean_flux": None, "phot_g_mean_flux_error": None}])
+    curve = pa.array(
+        [
+            {"band": ["g", "g", "r"], "time": [60000.0, 60001.0, 0.0], "flux": [1.0, -2.0, 0.0], "flux_err": [0.1, 0.2, 0.0]},
+            None,
+        ]
+    )
+    photometry = pa.array(
+        [{"phot_g_mean_flux": 5.0, "phot_g_mean_flux_error": 0.5}, {"phot_g_mean_flux": None, "phot_g_mean_flux_error": None}]
+    )
     path = save(tmp_path / "desi.parquet", object_id=["1", "2"], spectrum=spectrum, lightcurve=curve, photometry=photometry,
                 Z=[0.3, 999.0], ZERR=[1e-4, 0.0])
     first, second = read_file(path, "desi")
@@ -78,8 +92,14 @@ def test_flat_table_and_measurements_over_time(tmp_path: Path) -> None:
     first, second = read_file(path)
     assert first.id == str(10**18 + 1) and first.position is None and second.position is not None
     assert "z" not in first.scalars and first.scalars["z_mag"].value == 17.2 and "g" not in second.scalars
-    path = save(tmp_path / "long.parquet", object_id=[7, 7, 8], mjd=[60000.0, 60001, 60002], passband=[0, 0, 5], flux=[1.0, 2, 3],
-                flux_err=[0.1, 0.1, 0.2])
+    path = save(
+        tmp_path / "long.parquet",
+        object_id=[7, 7, 8],
+        mjd=[60000.0, 60001, 60002],
+        passband=[0, 0, 5],
+        flux=[1.0, 2, 3],
+        flux_err=[0.1, 0.1, 0.2],
+    )
     assert [(o.id, [c.band for c in o.lightcurves]) for o in read_file(path)] == [("7", ["u"]), ("8", ["Y"])]
 
 
@@ -131,7 +151,9 @@ def test_empty_table_and_duplicated_columns(tmp_path: Path) -> None:
 
 
 def test_corrupted_at_random_only_read_errors(tmp_path: Path) -> None:
-    whole = save(tmp_path / "whole.parquet", object_id=["a", "b", "c"], ra=[1.0, 2.0, 3.0], image=nested_images(True)).read_bytes()
+    whole = save(
+        tmp_path / "whole.parquet", object_id=["a", "b", "c"], ra=[1.0, 2.0, 3.0], image=nested_images(True)
+    ).read_bytes()
     rng = np.random.default_rng(3)
     refused = 0
     for i in range(60):

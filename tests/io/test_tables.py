@@ -70,7 +70,11 @@ def test_lens_catalogue(shared_data: Path) -> None:
 def test_other_real_tables(shared_data: Path) -> None:
     hst = list(read_file(shared_data / "votables" / "cone_search.vot"))
     assert len(hst) == 317 and all(o.position is not None and "z" not in o.scalars for o in hst)
-    gaia = [o for name in ("1710099405832VAL-result.vot", "1712337806100O-result.ecsv") for o in read_file(shared_data / "votables" / name)]
+    gaia = [
+        o
+        for name in ("1710099405832VAL-result.vot", "1712337806100O-result.ecsv")
+        for o in read_file(shared_data / "votables" / name)
+    ]
     assert len(gaia) == 7 and all("z" not in o.scalars and o.position is not None for o in gaia)
     assert gaia[0].scalars["parallax"].unit == u.mas and gaia[0].scalars["parallax"].error is not None
     assert gaia[0].scalars["phot_g_mean_flux"].unit == u.electron / u.s
@@ -154,11 +158,15 @@ def test_ids(tmp_path: Path) -> None:
 def test_dialects(tmp_path: Path) -> None:
     casjobs = "#Table1\nobjid,ra,dec,class,z,zErr\n12376,10.5,2.5,GALAXY,0.12,1e-4\n"
     assert z_of(objects(tmp_path, casjobs)) == [0.12]
-    vizier = "#RESOURCE=x\n#\nrecno\tRAJ2000\tDEJ2000\tVmag\tz\n\tdeg\tdeg\tmag\t\n-----\t---------\t------\t----\t-----\n1\t10.5\t-3.5\t17.2\t0.15\n"
+    vizier = "#RESOURCE=x\n#\nrecno\tRAJ2000\tDEJ2000\tVmag\tz\n\tdeg\tdeg\tmag\t\n"
+    vizier += "-----\t---------\t------\t----\t-----\n1\t10.5\t-3.5\t17.2\t0.15\n"
     (found,) = objects(tmp_path, vizier, "asu.tsv")
     assert found.scalars["vmag"].unit == u.mag and z_of([found]) == [0.15] and found.position is not None
-    ipac = "\\catalog='x'\n|  ra   | dec   | w1mpro |\n|double |double | double |\n| deg   | deg   | mag    |\n| null  | null  | null   |\n" \
-           "  10.5    -3.5     null  \n  11.5    -4.5     15.5  \n"
+    ipac = (
+        "\\catalog='x'\n|  ra   | dec   | w1mpro |\n"
+        "|double |double | double |\n| deg   | deg   | mag    |\n| null  | null  | null   |\n"
+        "  10.5    -3.5     null  \n  11.5    -4.5     15.5  \n"
+    )
     first, second = objects(tmp_path, ipac, "irsa.tbl")
     assert "w1mpro" not in first.scalars and second.scalars["w1mpro"].unit == u.mag
     assert objects(tmp_path, "id;ra;dec\n1;10,5;2,5\n")[0].position is None  # decimal commas are no numbers: nothing is guessed
@@ -169,12 +177,32 @@ def test_dialects(tmp_path: Path) -> None:
     assert found.id == "É" and any("Latin-1" in line for line in found.history)
 
 
+def test_repeated_headers_unit_lines_and_words_among_numbers(tmp_path: Path) -> None:
+    found = objects(tmp_path, "id,ra,dec,z\n1,10,20,0.5\nid,ra,dec,z\n2,11,21,0.6\n")
+    assert z_of(found) == [0.5, 0.6] and found[1].id == "2"
+    found = objects(tmp_path, "ra dec z logM\nhourangle deg - dex\n1.0 2.0 0.3 10\n3 4 0.5 11\n", "t.txt")
+    assert found[0].position.ra.deg == pytest.approx(15) and z_of(found) == [0.3, 0.5]
+    rows = "".join(f"{i},1,2,{i}.5\n" for i in range(9)) + "9,1,2,>16.1\n"
+    found = objects(tmp_path, "id,ra,dec,duration\n" + rows)
+    assert found[0].scalars["duration"].value == 0.5 and "duration" not in found[9].scalars
+    assert any("duration: 1 values" in line for line in found[0].history)
+    found = objects(
+        tmp_path, "No.|Object Name|RA|DEC|Redshift|Redshift Flag\n1|N 1|1.8|27.7|0.015|\n2|N 2|1.9|27.6|0.02|PHOT\n", "ned.txt"
+    )
+    assert z_of(found) == [0.015, None] and found[1].scalars["z_phot"].value == 0.02 and found[0].id == "N 1"
+
+
 def test_votable_masks_bytes_and_coordinates(tmp_path: Path) -> None:
     table = Table({"name": np.array([b"a", b"b"]), "RA_ICRS": [1.0, 2.0] * u.deg, "DE_ICRS": [3.0, 4.0] * u.deg,
                    "Vmag": MaskedColumn([17.0, 0.0], mask=[False, True], unit="mag"), "z": [0.1, np.nan]})
     table.write(tmp_path / "t.vot", format="votable")
     first, second = read_file(tmp_path / "t.vot")
-    assert first.id == "a" and first.scalars["vmag"].unit == u.mag and "vmag" not in second.scalars and z_of([first, second]) == [0.1, None]
+    assert (
+        first.id == "a"
+        and first.scalars["vmag"].unit == u.mag
+        and "vmag" not in second.scalars
+        and z_of([first, second]) == [0.1, None]
+    )
     sky = Table({"id": ["a"], "coord": SkyCoord([10.0], [20.0], unit="deg")})
     sky.write(tmp_path / "t.ecsv", format="ascii.ecsv")
     (found,) = read_file(tmp_path / "t.ecsv")
@@ -195,19 +223,40 @@ def test_air_to_vacuum_on_known_lines() -> None:
     np.testing.assert_allclose(to_vacuum(np.array([6562.79, 5006.843, 5889.951])), [6564.60, 5008.240, 5891.583], atol=5e-3)
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    (b"", "empty"), (b"  \n\n", "empty"), (b"\x00\x01\x02binary" * 50, "binary"), (b"<html><body>404</body></html>", "web page"),
-    (b"id,ra,dec\n1,2\n", "line 2 has 2 values"), (b"id,ra,dec\n1,2,3\n4,5", "line 3"), (b"id,ra,dec\n", "no row"),
-    (b"id,z,z\n1,2,3\n", "more than one column"), (b"1,2,3,4\n5,6,7,8\n", "no line that names"), (b"abc\ndef\n", "single column"),
-    (b",".join(b"c%d" % i for i in range(30000)) + b"\n" + b",".join(b"1" for _ in range(30000)), "30,000 columns"),
-    (b"# %ECSV 1.0\n# ---\n# datatype:\n# - {name: a, datat", "ECSV"), (b"<?xml version='1.0'?><VOTABLE><RESOURCE><TABLE>", "VOTable"),
-    (b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'b'>]><VOTABLE/>", "entities"),
-    (b"<VOTABLE><RESOURCE><TABLE><FIELD name='a' datatype='int'/><DATA><BINARY><STREAM href='http://x/y'/></BINARY></DATA></TABLE>"
-     b"</RESOURCE></VOTABLE>", "another file"),
-    (b"<VOTABLE><RESOURCE><TABLE nrows='99999999999'><FIELD name='a' datatype='int'/></TABLE></RESOURCE></VOTABLE>", "promises"),
-    (b"<VOTABLE><RESOURCE type='results'><INFO name=\"QUERY_STATUS\" value=\"ERROR\">bad ADQL</INFO></RESOURCE></VOTABLE>", "bad ADQL"),
-    (b"\x1f\x8b\x08broken", "damaged"), (b"id,ra\n\"1,2\n3,4\n", "line"),
-])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (b"  \n\n", "empty"),
+        (b"\x00\x01\x02binary" * 50, "binary"),
+        (b"<html><body>404</body></html>", "web page"),
+        (b"id,ra,dec\n1,2\n", "line 2 has 2 values"),
+        (b"id,ra,dec\n1,2,3\n4,5", "line 3"),
+        (b"id,ra,dec\n", "no row"),
+        (b"id,z,z\n1,2,3\n", "more than one column"),
+        (b"1,2,3,4\n5,6,7,8\n", "no line that names"),
+        (b"abc\ndef\n", "single column"),
+        (b",".join(b"c%d" % i for i in range(30000)) + b"\n" + b",".join(b"1" for _ in range(30000)), "30,000 columns"),
+        (b"# %ECSV 1.0\n# ---\n# datatype:\n# - {name: a, datat", "ECSV"),
+        (b"<?xml version='1.0'?><VOTABLE><RESOURCE><TABLE>", "VOTable"),
+        (b"<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'b'>]><VOTABLE/>", "entities"),
+        (
+            b"<VOTABLE><RESOURCE><TABLE><FIELD name='a' datatype='int'/><DATA><BINARY><STREAM href='http://x/y'/></BINARY></DATA></TABLE>"
+            b"</RESOURCE></VOTABLE>",
+            "another file",
+        ),
+        (
+            b"<VOTABLE><RESOURCE><TABLE nrows='99999999999'><FIELD name='a' datatype='int'/></TABLE></RESOURCE></VOTABLE>",
+            "promises",
+        ),
+        (
+            b'<VOTABLE><RESOURCE type=\'results\'><INFO name="QUERY_STATUS" value="ERROR">bad ADQL</INFO></RESOURCE></VOTABLE>',
+            "bad ADQL",
+        ),
+        (b"\x1f\x8b\x08broken", "damaged"),
+        (b'id,ra\n"1,2\n3,4\n', "line"),
+    ],
+)
 def test_one_sentence_for_what_is_no_table(tmp_path: Path, content: bytes, says: str) -> None:
     with pytest.raises(ReadError, match=says) as caught:
         objects(tmp_path, content, "bad.csv")
@@ -216,8 +265,15 @@ def test_one_sentence_for_what_is_no_table(tmp_path: Path, content: bytes, says:
 
 def test_corrupted_at_random_only_read_errors(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    table = Table({"id": [f"s{i}" for i in range(20)], "ra": rng.uniform(0, 360, 20) * u.deg, "dec": rng.uniform(-90, 90, 20) * u.deg,
-                   "z": rng.uniform(0, 1, 20), "coeff": rng.normal(size=(20, 3))})
+    table = Table(
+        {
+            "id": [f"s{i}" for i in range(20)],
+            "ra": rng.uniform(0, 360, 20) * u.deg,
+            "dec": rng.uniform(-90, 90, 20) * u.deg,
+            "z": rng.uniform(0, 1, 20),
+            "coeff": rng.normal(size=(20, 3)),
+        }
+    )
     sources = {}
     for name, kind in (("t.csv", "ascii.csv"), ("t.ecsv", "ascii.ecsv"), ("t.vot", "votable"), ("t.tbl", "ascii.ipac")):
         flat = table if kind in ("ascii.ecsv", "votable") else table["id", "ra", "dec", "z"]
