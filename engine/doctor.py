@@ -28,7 +28,6 @@ def examine() -> tuple[dict[str, Any], list[str]]:
             facts[library] = "missing"
             problems.append(f"{library} is not installed; run `make setup`, or `pip install {library}`.")
     _device(facts, problems)
-    _model(facts, problems)
     free = shutil.disk_usage(os.curdir).free
     facts["free disk"] = f"{free / 1e9:.1f} GB"
     if free < FREE_DISK_WANTED:
@@ -49,14 +48,3 @@ def _device(facts: dict[str, Any], problems: list[str]) -> None:
         facts["device"] = "mps (Apple)"
     else:
         facts["device"] = f"cpu, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-
-
-def _model(facts: dict[str, Any], problems: list[str]) -> None:
-    from engine import checkpoints
-
-    folder = checkpoints.SHIPPED
-    try:
-        facts["model"] = f"{folder.name}, sha256 {checkpoints.checksum(folder)[:12]}"
-    except (OSError, ValueError) as error:
-        facts["model"] = "missing"
-        problems.append(f"the shipped model cannot be read: {error}")

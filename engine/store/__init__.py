@@ -337,12 +337,6 @@ class Store:
             self._pool = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)), thread_name_prefix="store")
         return self._pool
 
-    def export_hats(self, path: str | Path, **options: Any) -> int:
-        """Write the catalogue in HATS layout to a new folder; return the number of rows. See `engine.store.hats`."""
-        from engine.store import hats
-
-        return hats.export(self, Path(path), **options)
-
 
 def _first(cells: list[dict[str, Any]], survey: str | None) -> dict[str, Any] | None:
     return next((cell for cell in cells if survey in (None, cell["survey"])), None)
