@@ -50,9 +50,7 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], tmp_path: Path) 
 def test_a_folder_that_is_no_sky_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "notes.sky").mkdir()
     (tmp_path / "notes.sky" / "mine.txt").write_text("not a sky")
-    (tmp_path / "a.csv").write_text("id,ra,dec
-a,10.0,20.0
-")
+    (tmp_path / "a.csv").write_text("id,ra,dec\na,10.0,20.0\n")
     done = omnisky("ingest", str(tmp_path / "notes.sky"), str(tmp_path / "a.csv"))
     assert done.returncode == 1
     assert "notes.sky" in done.stderr and "Traceback" not in done.stderr
