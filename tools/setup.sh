@@ -3,7 +3,7 @@
 set -euo pipefail
 python="$1"; venv="$2"
 
-"$python" - <<'PY' || { echo "Omnisky needs Python 3.11 or newer; '$python' is older. Try: make setup PYTHON=python3.11" >&2; exit 1; }
+"${python:-python3}" - <<'PY' || { echo "Omnisky needs Python 3.11 or newer; '${python:-python3}' is older or missing. Try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 import sys
 sys.exit(sys.version_info < (3, 11))
 PY
