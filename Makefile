@@ -9,7 +9,7 @@ ARGS ?=
 # A CPU build of torch suffices and spares gigabytes; TORCH_INDEX= (empty) takes the default build with CUDA.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup test lint clean
+.PHONY: help setup demo test lint bench screenshots clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,11 +20,22 @@ $(VENV)/.ready: pyproject.toml constraints.txt tools/setup.sh
 	@TORCH_INDEX="$(TORCH_INDEX)" bash tools/setup.sh "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-test: setup  ## all tests; ARGS="tests/io -x" chooses
+demo: setup  ## the simulated survey in your browser; ARGS="--objects 300 --port 5010 --no-browser" go to `omnisky demo`
+	@$(BIN)/omnisky demo $(ARGS)
+
+test: setup  ## a browser if there is none, then all tests; ARGS="tests/io -x" chooses
+	@$(BIN)/python tools/browser.py
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: setup  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy
+
+bench: setup  ## how fast each stage and each interaction is, beside a peer; writes bench.json
+	@$(BIN)/python -m tools.bench $(ARGS)
+
+screenshots: setup  ## the pictures in assets/, from the running app
+	@$(BIN)/python tools/browser.py
+	@$(BIN)/python tools/screenshots.py $(ARGS)
 
 clean:  ## forget the environment (skies stay)
 	rm -rf $(VENV)

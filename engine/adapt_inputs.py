@@ -250,8 +250,8 @@ def spectrum_arrays(spectrum: Spectrum) -> tuple[Array, Array, Array]:
     if factor is None:
         level = float(np.median(np.abs(flux[~mask]))) if (~mask).any() else 0.0
         factor = np.array(MEDIAN_FLUX / level if level > 0 else 1.0)
-    flux = np.where(mask, 0.0, flux).astype(np.float64) * factor
-    return flux.astype(np.float32), (ivar / factor**2).astype(np.float32), mask | (ivar <= 0)
+    scaled = np.where(mask, 0.0, flux).astype(np.float64) * factor
+    return scaled.astype(np.float32), (ivar / factor**2).astype(np.float32), mask | (ivar <= 0)
 
 
 def spectrum_factor(spectrum: Spectrum) -> Array | None:

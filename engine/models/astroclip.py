@@ -54,6 +54,8 @@ class Pairs:
 class AstroClip(nn.Module):
     """Two encoders into one space of unit vectors, and a decoder that draws the spectrum from a vector (training only)."""
 
+    drawn_edges: Tensor
+
     def __init__(self, config: AstroClipConfig) -> None:
         super().__init__()
         self.config = config

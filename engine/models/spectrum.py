@@ -37,6 +37,9 @@ def normalise(flux: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
 class Specformer(nn.Module):
     """Binned spectra -> one vector (B, D)."""
 
+    centres: Tensor
+    broad_edges: Tensor
+
     def __init__(self, grid: WavelengthGrid, window: int, width: int, layers: int, heads: int, expand: int) -> None:
         super().__init__()
         self.window = window

@@ -32,7 +32,9 @@ def run(recipe: str | Recipe, out: str | Path, render: Render | None = None) -> 
     recipe = _recipe(recipe)
     out = Path(out)
     if render is None:
-        from engine.simulate import render
+        from engine import simulate
+
+        render = simulate.render
     previous = checkpoints.last_step(out / "checkpoint")
     if previous is not None and previous["digest"] != recipe.digest():
         raise ValueError(f"{out} holds a run of another recipe ({previous['recipe']['name']}, {previous['digest']}); "

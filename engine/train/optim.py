@@ -10,7 +10,8 @@ from torch import nn
 
 def adamw(model: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
     """Decoupled weight decay (Loshchilov & Hutter 2019) for matrices; none for biases, norms, positions, queries, scale."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         (matrices if p.ndim >= 2 and "position" not in name else others).append(p)
     groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
