@@ -239,7 +239,7 @@ class SkyObject:
         if position is not None:
             if not position.isscalar:
                 raise ValueError(f"position must be one coordinate, got {position.shape}")
-            position = position.icrs
+            position = position if position.frame.name == "icrs" else position.icrs  # the transformation is slow
             if not (np.isfinite(position.ra.deg) and np.isfinite(position.dec.deg)):
                 raise ValueError("position must be finite; leave it out when it is not known")
         for name, value in [("id", str(self.id)), ("position", position), ("images", tuple(self.images)),

@@ -10,6 +10,7 @@ says whose it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import chain, count
 from typing import Any
 
@@ -50,17 +51,21 @@ def healpix_29(ra: Any, dec: Any) -> Any:
                       dtype=np.int64)
 
 
+@lru_cache(maxsize=1024)
 def unit_text(unit: u.UnitBase | None) -> str | None:
     """The unit as text that astropy reads back. Raises ValueError for a unit that only one program knows."""
     if unit is None:
         return None
-    text = unit.to_string()
-    try:
-        if u.Unit(text) == unit:
-            return str(text)
-    except ValueError:
-        pass
-    raise ValueError(f"the unit {text!r} has no standard spelling; define it through units that astropy knows")
+    spellings = [unit.to_string()]
+    if (scale := getattr(unit, "scale", 1.0)) != 1.0:  # astropy prints six digits of a factor: too few
+        spellings.append(f"{float(scale)!r} {u.CompositeUnit(1, unit.bases, unit.powers).to_string()}")
+    for text in spellings:
+        try:
+            if u.Unit(text) == unit:
+                return str(text)
+        except ValueError:
+            continue
+    raise ValueError(f"the unit {spellings[0]!r} has no standard spelling; define it through units that astropy knows")
 
 
 def wcs_text(wcs: WCS | None) -> str | None:

@@ -26,7 +26,7 @@ class Recipe:
     validation: int = 1024
     batch: int = 192
     group: int = 32
-    steps: int = 2000
+    steps: int = 1500
     rate: float = 1e-3
     warmup: int = 100
     decay: float = 0.05

@@ -1,0 +1,110 @@
+"""The simulated sky as objects: what `engine.simulate.render` draws, with positions, WCS and units, as a reader would give it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import astropy.units as u
+import numpy as np
+from astropy.coordinates import SkyCoord
+from astropy.time import Time
+from astropy.wcs import WCS
+
+from engine.io.surveys import SPECTRUM_UNIT, SURVEYS
+from engine.objects import Image, LightCurve, Scalar, SkyObject, Spectrum
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEED = 2026
+BATCH = 64
+LIGHT_CURVE_BANDS = ("g", "r", "i")
+PLAIN = {  # scalar -> (key of the renderer, unit)
+    "z": ("s_z", None), "ebv": ("s_ebv", u.mag), "log_mstar": ("s_log_mstar", u.dex(u.Msun)), "sfr": ("s_sfr", u.Msun / u.yr),
+    "shape_r": ("s_shape_r", u.arcsec), "shape_e1": ("s_shape_e1", None), "shape_e2": ("s_shape_e2", None),
+}
+WITH_ERRORS = {f"flux_{b}": u.nmgy for b in "griz"} | {f"mag_{b}": u.ABmag for b in "grizy"}
+
+
+def object_id(number: int) -> str:
+    """The name of object `number`."""
+    return f"demo-{number:06d}"
+
+
+def objects(seed: int, start: int, count: int, batch: int = BATCH) -> Iterator[SkyObject]:
+    """Objects start to start + count - 1 of the simulated sky with this seed, rendered `batch` at a time."""
+    import torch
+
+    from engine.simulate import render
+
+    for first in range(start, start + count, batch):
+        index = torch.arange(first, min(first + batch, start + count))
+        rendered = render(seed, index)
+        for i in range(len(index)):
+            yield one(rendered, i, int(index[i]), seed)
+
+
+def one(rendered: dict[str, Tensor], i: int, number: int, seed: int) -> SkyObject:
+    """Row i of a rendered batch."""
+    def value(key: str) -> Any:
+        return rendered[key][i].numpy()
+
+    history = (f"simulated sky, seed {seed}, object {number}",)
+    ra, dec = float(value("s_ra")), float(value("s_dec"))
+    images = tuple(image(value, survey, ra, dec, history) for survey in ("legacy", "hsc") if value(f"has_{survey}"))
+    spectra = tuple(spectrum(value, survey, history) for survey in ("desi", "sdss") if value(f"has_{survey}"))
+    return SkyObject(object_id(number), SkyCoord(ra, dec, unit="deg"), images, spectra, lightcurves(value, history),
+                     scalars(value), history=history)
+
+
+def image(value: Any, survey: str, ra: float, dec: float, history: tuple[str, ...]) -> Image:
+    """One survey's cutout, north up and east left."""
+    from engine.simulate import BANDS, CAMERAS
+
+    camera = next(c for c in CAMERAS if c.name == survey)
+    pixels = value(survey)
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [ra, dec]
+    wcs.wcs.crpix = [(pixels.shape[2] + 1) / 2, (pixels.shape[1] + 1) / 2]
+    wcs.wcs.cdelt = [-camera.scale / 3600, camera.scale / 3600]
+    return Image(pixels, BANDS[survey], survey, wcs, SURVEYS[survey].unit, value(f"{survey}_ivar"), value(f"{survey}_mask"),
+                 history=history)
+
+
+def spectrum(value: Any, survey: str, history: tuple[str, ...]) -> Spectrum:
+    """One spectrograph's spectrum, vacuum wavelengths."""
+    from engine.simulate import GRIDS, POWERS
+    from engine.simulate.light import resolution
+
+    wavelength = GRIDS[survey]()
+    power = resolution(wavelength, *POWERS[survey]).numpy().astype(np.float32)
+    return Spectrum(wavelength.numpy(), value(survey), value(f"{survey}_ivar"), value(f"{survey}_mask"), power, survey,
+                    SPECTRUM_UNIT, history=history)
+
+
+def lightcurves(value: Any, history: tuple[str, ...]) -> tuple[LightCurve, ...]:
+    """Light curves in g, r, i of what varies; none for all else."""
+    time, flux, error = value("lc_time"), value("lc_flux"), value("lc_error")
+    if not np.isfinite(time[0]):
+        return ()
+    epochs = Time(time.astype(np.float64), format="mjd")
+    return tuple(LightCurve(epochs, flux[k], error[k], band, u.nmgy, history=history)
+                 for k, band in enumerate(LIGHT_CURVE_BANDS))
+
+
+def scalars(value: Any) -> dict[str, Scalar]:
+    """The catalogue's values; what was not measured is absent."""
+    from engine.simulate import CLASSES, RARE
+
+    out = {name: Scalar(float(value(key)), None, unit) for name, (key, unit) in PLAIN.items() if np.isfinite(value(key))}
+    for name, unit in WITH_ERRORS.items():
+        if np.isfinite(value(f"s_{name}")):
+            out[name] = Scalar(float(value(f"s_{name}")), float(value(f"s_{name}_error")), unit)
+    out["class"] = Scalar(CLASSES[int(value("class"))])
+    if int(value("rare")):
+        out["rare"] = Scalar(RARE[int(value("rare"))])
+    for arm in ("xp_bp", "xp_rp"):
+        if np.isfinite(value(arm)[0]):
+            out[arm] = Scalar(value(arm))
+    return out
