@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.search import regress
+
 if TYPE_CHECKING:
     from engine.checkpoints import Bundle
 
 Array = NDArray[Any]
-NEIGHBOURS = 64
 BIN = (0.1, 0.05)  # half-widths in r magnitude and g - r within which candidates look alike
 COMPONENTS = 64  # of the principal components baseline
 BOOTSTRAPS = 1000
@@ -181,20 +182,8 @@ def redshift_figure(features: Array, sky: TestSky) -> Figure:
     """R2 of kNN redshifts of the test galaxies from the database's galaxies."""
     known = np.flatnonzero(sky.galaxy[sky.test :]) + sky.test
     asked = np.flatnonzero(sky.galaxy[: sky.test])
-    predicted = knn(features[known], sky.z[known], features[asked])
+    predicted = regress(features[known], sky.z[known], features[asked])
     return r2_figure(sky.z[asked], predicted)
-
-
-def knn(known: Array, values: Array, asked: Array, k: int = NEIGHBOURS) -> Array:
-    """Values at `asked` (m, d) from those at `known` (n, d): k nearest on standardised columns, weighted by 1 / distance."""
-    mean, scatter = known.mean(0), known.std(0)
-    scatter = np.where(scatter > 0, scatter, 1.0)
-    a, b = (asked - mean) / scatter, (known - mean) / scatter
-    square = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    k = min(k, len(known))
-    nearest = np.argpartition(square, k - 1, axis=1)[:, :k]
-    weight = 1.0 / np.sqrt(np.clip(np.take_along_axis(square, nearest, 1), 1e-12, None))
-    return (values[nearest] * weight).sum(1) / weight.sum(1)
 
 
 def component_figures(sky: TestSky) -> dict[str, Figure]:

@@ -1,15 +1,31 @@
-"""Long work on a sky as generators of Steps: close one to stop it, run it again to go on."""
+"""Long work on a sky as generators of Steps: close one to stop it, run it again to go on.
+
+Everything is done in batches that are committed one by one, so that a killed run leaves a sky that opens, and the next run
+starts where it stopped. A sky that has grown is brought up to date by running the same jobs again.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from engine.embeddings import MANIFEST, Embeddings
+from engine.files import only_writer
 from engine.steps import Step
 from engine.store import Store
 
+if TYPE_CHECKING:
+    from engine.checkpoints import Bundle
+    from engine.objects import SkyObject
+
 BATCH = 256
+EMBED_BATCH = 128
+FIRST_MAP = 1000  # a demo's map is fitted on these, later objects are placed on it
+KINDS = ("umap", "pca")
 
 
 def ingest(sky: str | Path, paths: Sequence[str | Path], survey: str | None = None, lossless: bool = False) -> Iterator[Step]:
@@ -34,3 +50,160 @@ def ingest(sky: str | Path, paths: Sequence[str | Path], survey: str | None = No
             bad.append((source.path, str(error)))
     note = f"{new} objects new, {old} were there already, {len(bad)} files could not be read; {store.path} holds {len(store)}"
     yield Step(1.0, note, {"bad": bad, "new": new, "duplicates": old})
+
+
+def embed(sky: str | Path, model: str | Path | None = None) -> Iterator[Step]:
+    """Vectors of all objects that have none yet, in every space of the model (the shipped one if None).
+
+    Vectors of another model are replaced: a space holds one model's vectors only, as its manifest says.
+    Raises ValueError if another process embeds the same sky, FileNotFoundError or ValueError for a model that cannot be loaded.
+    """
+    from engine import checkpoints
+
+    store = Store(sky)
+    bundle = checkpoints.load(model)
+    with only_writer(store.path / "embeddings.lock", f"the embeddings of {store.path}"), ThreadPoolExecutor(1) as ahead:
+        spaces = open_spaces(store.path, bundle)
+        start = min(len(s) for s in spaces.values())
+        pieces = [range(i, min(i + EMBED_BATCH, len(store))) for i in range(start, len(store), EMBED_BATCH)]
+        coming = ahead.submit(read_rows, store, pieces[0]) if pieces else None
+        for piece, following in zip_longest(pieces, pieces[1:]):
+            assert coming is not None
+            objects = coming.result()
+            coming = ahead.submit(read_rows, store, following) if following else None
+            add_vectors(spaces, bundle, objects, piece.start)
+            yield Step(piece.stop / len(store), f"embedded {piece.stop:,} of {len(store):,} objects")
+    yield Step(1.0, f"all {len(store):,} objects are embedded in {', '.join(spaces)}")
+
+
+def open_spaces(sky: Path, bundle: Bundle) -> dict[str, Embeddings]:
+    """The model's spaces, made anew where there is none or another model's."""
+    out = {}
+    for space in bundle.spaces:
+        folder, manifest = sky / "embeddings" / space, bundle.manifest(space)
+        there = Embeddings.open(folder) if (folder / MANIFEST).is_file() else None
+        same = there is not None and (there.manifest["checksum"], there.dim) == (manifest["checksum"], bundle.dim)
+        out[space] = there if there is not None and same else Embeddings.create(folder, bundle.dim, manifest)
+    return out
+
+
+def read_rows(store: Store, rows: range) -> list[SkyObject]:
+    return [store.read(row) for row in rows]
+
+
+def add_vectors(spaces: dict[str, Embeddings], bundle: Bundle, objects: list[SkyObject], first: int) -> None:
+    """Append the vectors of consecutive rows from `first` on; rows that a space has already (a kill between two) are skipped."""
+    for space, vectors in bundle.embed(objects).items():
+        known = len(spaces[space]) - first
+        if known < len(objects):
+            spaces[space].append(vectors[max(known, 0):])
+
+
+def index(sky: str | Path) -> Iterator[Step]:
+    """The search index of every space, and the order of the objects on the sky."""
+    from engine import search
+
+    store = Store(sky)
+    spaces = _spaces(store)
+    store.save_healpix_index()
+    for i, (space, embeddings) in enumerate(spaces.items()):
+        for step in search.build_and_save(store.path, space, embeddings):
+            yield Step((i + step.fraction) / len(spaces), step.note)
+
+
+def map(sky: str | Path, space: str | None = None, kind: str | None = None) -> Iterator[Step]:
+    """Maps "umap-image", "pca-image" ... of the sky's spaces; newcomers are placed on the maps that are there.
+
+    space, kind: one of them only. Raises ValueError for one that is unknown.
+    """
+    store = Store(sky)
+    spaces = _spaces(store)
+    if space is not None and space not in spaces:
+        raise ValueError(f"{store.path} has no space {space!r}; choose one of {', '.join(spaces)}")
+    if kind is not None and kind not in KINDS:
+        raise ValueError(f"there is no map of kind {kind!r}; choose {' or '.join(KINDS)}")
+    todo = [(k, s) for s in spaces if space in (None, s) for k in KINDS if kind in (None, k)]
+    for i, (k, s) in enumerate(todo):
+        yield Step(i / len(todo), f"{k}-{s}: placing {len(spaces[s]):,} objects")
+        place(store.path, k, s, spaces[s])
+    yield Step(1.0, f"maps {', '.join(f'{k}-{s}' for k, s in todo)} hold {len(store):,} objects")
+
+
+def place(sky: Path, kind: str, space: str, embeddings: Embeddings) -> None:
+    """Bring one map up to date: fit it if there is none of this model's vectors, else place the newcomers."""
+    from engine import maps
+
+    name, vectors = f"{kind}-{space}", embeddings.vectors
+    folder, checksum = sky / "maps" / name, embeddings.manifest["checksum"]
+    known = maps.Map.open(folder) if (folder / "manifest.json").is_file() else None
+    if known is not None and known.manifest.get("checksum") == checksum and len(known.xy) <= len(vectors):
+        if len(known.xy) < len(vectors):
+            known.grow(vectors[len(known.xy):]).save(folder)
+        return
+    maps.fit(vectors, kind, name=name, about={"space": space, "checksum": checksum}).save(folder)
+
+
+def _spaces(store: Store) -> dict[str, Embeddings]:
+    """The spaces of a sky. Raises ValueError if it has none, or none that reaches all objects."""
+    folders = sorted(path.parent for path in store.path.glob(f"embeddings/*/{MANIFEST}"))
+    spaces = {folder.name: Embeddings.open(folder) for folder in folders}
+    if not spaces or not any(len(s) for s in spaces.values()):
+        raise ValueError(f"{store.path} has no vectors yet; run: omnisky embed {store.path}")
+    return spaces
+
+
+def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: str | Path | None = None) -> Iterator[Step]:
+    """A simulated survey from nothing to an indexed map; the maps appear after the first `FIRST_MAP` objects.
+
+    Raises ValueError if the sky is there but holds something else than this simulation.
+    """
+    from engine import checkpoints, demo_sky, maps
+
+    seed = demo_sky.SEED if seed is None else seed
+    store = Store.create(sky)
+    origin = f"simulated-{seed}"
+    if store.origins - {origin}:
+        raise ValueError(f"{store.path} holds other objects than the simulated sky with seed {seed}; choose another folder")
+    if len(store) < objects or not (store.path / "maps").is_dir():
+        threading.Thread(target=maps.warm_up, daemon=True).start()
+    bundle = checkpoints.load(model)
+    for step in embed(store.path, model):  # what a stopped run stored and did not embed
+        yield Step(0.5 * step.fraction * len(store) / objects, step.note)
+    spaces = open_spaces(store.path, bundle)
+    if len(store) >= min(objects, FIRST_MAP):
+        yield from _scaled(map(store.path), 0.5, 0.6)
+    for batch in _rendered(seed, len(store), objects):
+        first = len(store)
+        store.append(batch, [origin] * len(batch))
+        add_vectors(spaces, bundle, batch, first)
+        done = 0.9 * len(store) / objects
+        yield Step(done, f"simulated and embedded {len(store):,} of {objects:,} objects")
+        if first < FIRST_MAP <= len(store) or (len(store) > FIRST_MAP and len(store) // 500 > first // 500):
+            for kind in KINDS[::-1]:
+                for space, vectors in spaces.items():
+                    place(store.path, kind, space, vectors)
+                    yield Step(done, f"map {kind}-{space}: {len(store):,} objects placed", {"map": f"{kind}-{space}"})
+    yield from _scaled(map(store.path), 0.9, 0.97)
+    yield from _scaled(index(store.path), 0.97, 1.0)
+    yield Step(1.0, f"{len(store):,} objects are ready", {"objects": len(store)})
+
+
+def _rendered(seed: int, start: int, stop: int) -> Iterator[list[SkyObject]]:
+    """Batches of the simulated sky, the next one drawn while this one is used."""
+    from engine import demo_sky
+
+    def draw(first: int) -> list[SkyObject]:
+        return list(demo_sky.objects(seed, first, min(demo_sky.BATCH, stop - first)))
+
+    with ThreadPoolExecutor(1) as ahead:
+        firsts = list(range(start, stop, demo_sky.BATCH))
+        coming: Any = ahead.submit(draw, firsts[0]) if firsts else None
+        for _, following in zip_longest(firsts, firsts[1:]):
+            batch = coming.result()
+            coming = ahead.submit(draw, following) if following is not None else None
+            yield batch
+
+
+def _scaled(steps: Iterator[Step], low: float, high: float) -> Iterator[Step]:
+    """The steps as a part of something longer."""
+    return (Step(low + (high - low) * step.fraction, step.note, step.preview) for step in steps)

@@ -10,7 +10,8 @@ import torch
 
 from engine import evaluate
 from engine.evaluate import TestSky as Sky
-from engine.evaluate import alike_hits, astroclip, components, figure, galaxy_classes, knn, magnitude, r2_figure, ranks
+from engine.evaluate import alike_hits, astroclip, components, figure, galaxy_classes, magnitude, r2_figure, ranks
+from engine.search import regress
 
 N = 200
 
@@ -62,9 +63,9 @@ def test_knn_of_a_plane() -> None:
     random = np.random.default_rng(3)
     x = random.normal(size=(3000, 2)) * [1.0, 1000.0]
     truth = x[:, 0] + x[:, 1] / 1000
-    predicted = knn(x[:2000], truth[:2000], x[2000:], k=8)
+    predicted = regress(x[:2000], truth[:2000], x[2000:], k=8)
     assert r2_figure(truth[2000:], predicted).value > 0.98
-    assert knn(x[:5], np.ones(5), x[:3]) == pytest.approx([1, 1, 1])  # fewer known than k
+    assert regress(x[:5], np.ones(5), x[:3]) == pytest.approx([1, 1, 1])  # fewer known than k
 
 
 def test_r2_of_the_mean_is_zero() -> None:

@@ -1,0 +1,101 @@
+"""The vectors of one space, a row an object: a memory-mapped float16 array and the manifest that says what they are.
+
+``vectors.f16`` holds the numbers row after row, ``manifest.json`` how many rows count, their dimension, the model and its
+checksum, and what went in. New rows are written first and the manifest last, by rename: that is the commit, and whatever
+lies beyond the rows it names is the rest of a write that was killed. Objects without the input have NaN.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from engine.files import read_json, write_json
+
+VECTORS, MANIFEST = "vectors.f16", "manifest.json"
+DTYPE = np.dtype("<f2")
+
+
+class Embeddings:
+    """Open with `Embeddings.open`, make with `Embeddings.create`."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self._map: NDArray[np.float16] | None = None
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Embeddings:
+        """Raises FileNotFoundError if there is no manifest, ValueError if the vectors are fewer than it says."""
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            raise FileNotFoundError(f"{folder} holds no embeddings; run: omnisky embed SKY")
+        manifest = read_json(folder / MANIFEST)
+        missing = {"space", "model", "checksum", "inputs", "version", "rows", "dim"} - set(manifest)
+        if missing:
+            raise ValueError(f"{folder / MANIFEST} lacks {', '.join(sorted(missing))}; remove {folder} and run: omnisky embed SKY")
+        found = cls(folder, manifest)
+        found._check()
+        return found
+
+    @classmethod
+    def create(cls, folder: str | Path, dim: int, manifest: Mapping[str, Any]) -> Embeddings:
+        """An empty space; one that was there before is replaced. manifest: as `Bundle.manifest` gives it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)  # first, so that old vectors never pass for new ones
+        (folder / VECTORS).write_bytes(b"")
+        made = cls(folder, {**manifest, "dim": int(dim), "rows": 0})
+        write_json(folder / MANIFEST, made.manifest)
+        return made
+
+    @property
+    def dim(self) -> int:
+        return int(self.manifest["dim"])
+
+    def __len__(self) -> int:
+        return int(self.manifest["rows"])
+
+    def _check(self) -> None:
+        path, needed = self.folder / VECTORS, len(self) * self.dim * DTYPE.itemsize
+        there = path.stat().st_size if path.exists() else 0
+        if there < needed:
+            raise ValueError(f"{path} is damaged: {there:,} bytes, {needed:,} expected; remove {self.folder} and run: omnisky embed SKY")
+
+    @property
+    def vectors(self) -> NDArray[np.float16]:
+        """(rows, dim) float16, mapped, read-only."""
+        if self._map is None or len(self._map) != len(self):
+            shape = (len(self), self.dim)
+            self._map = np.memmap(self.folder / VECTORS, DTYPE, "r", shape=shape) if len(self) else np.zeros(shape, DTYPE)
+        return self._map
+
+    def append(self, vectors: ArrayLike) -> None:
+        """Add rows (k, dim), in one commit. Raises ValueError for another dimension."""
+        new = np.ascontiguousarray(vectors, DTYPE)
+        if new.ndim != 2 or new.shape[1] != self.dim:
+            raise ValueError(f"this space has {self.dim} dimensions, got vectors of shape {new.shape}")
+        path = self.folder / VECTORS
+        with path.open("r+b") as file:
+            file.truncate(len(self) * self.dim * DTYPE.itemsize)  # what a killed write left
+            file.seek(0, os.SEEK_END)
+            file.write(new.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        self.manifest = {**self.manifest, "rows": len(self) + len(new)}
+        write_json(self.folder / MANIFEST, self.manifest)
+
+    def refresh(self) -> bool:
+        """Take in rows that another process appended; True if there were any."""
+        before = self.manifest
+        self.manifest = read_json(self.folder / MANIFEST)
+        if self.manifest == before:
+            return False
+        self._check()
+        if self.manifest["checksum"] != before["checksum"]:
+            self._map = None
+        return True
