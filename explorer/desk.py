@@ -1,0 +1,390 @@
+"""The desk: one opened sky and everything the page asks about it, as plain dictionaries and bytes. No Panel, no web server.
+
+One desk serves all visitors. What takes long (opening maps, indexes, tiles) is kept; `version` changes whenever the sky
+has grown, so that a browser may keep whatever it was given under a version for ever.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import engine
+from engine import palettes
+from engine.objects import Scalar, SkyObject
+from engine.sky import Sky
+from engine.tiles import Tiles
+from explorer import pictures, spectra
+
+PREFERRED_MAPS = ("umap-image", "umap-spectrum", "pca-image", "pca-spectrum")
+PREFERRED_COLOURS = ("z", "class", "mag_r", "flux_r")
+PRESERVED = "preserved"  # a colour that belongs to the map, not to the objects
+HIDDEN = ("ra", "dec")
+LOOK_EVERY = 0.9  # seconds between two looks at the disk
+CACHE_BYTES = 200_000_000
+SPARK_POINTS = 96
+NAMES = {  # column -> how people write it
+    "z": "redshift z", "log_mstar": "log M*", "sfr": "star formation rate", "ebv": "E(B−V)", "shape_r": "half-light radius",
+    "shape_e1": "ellipticity e1", "shape_e2": "ellipticity e2", "class": "class", "rare": "rare", PRESERVED: "how well the map keeps this spot",
+    "density": "density of objects", "zwarning": "redshift warning", "ra": "right ascension", "dec": "declination",
+}
+
+
+class Cache:
+    """Bytes by key, the least recently used forgotten first."""
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        self._limit, self._size = limit, 0
+        self._kept: OrderedDict[Any, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, make: Callable[[], bytes]) -> bytes:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = make()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = made
+                self._size += len(made)
+            while self._size > self._limit and len(self._kept) > 1:
+                self._size -= len(self._kept.popitem(last=False)[1])
+        return made
+
+
+class Desk:
+    """Answers about one sky. Raises what `engine.open` raises. `progress` is set by who is building the sky."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.progress: dict[str, Any] = {}
+        self._sky: Sky | None = None
+        self._lock = threading.RLock()
+        self._looked = 0.0
+        self._generation = 0
+        self._tiles: dict[str, tuple[int, Tiles]] = {}
+        self._cache = Cache()
+        if (self.path / "sky.json").is_file():
+            self._sky = engine.open(self.path)
+
+    @classmethod
+    def of(cls, sky: Sky) -> Desk:
+        """A desk for a sky that is open already."""
+        made = cls.__new__(cls)
+        made.__init__(sky.path)  # type: ignore[misc]
+        made._sky = sky
+        return made
+
+    @property
+    def sky(self) -> Sky:
+        """Raises LookupError while there is no sky yet."""
+        if self._sky is None:
+            raise LookupError("the sky is not there yet")
+        return self._sky
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Take in what was written since the last look, at most about once a second."""
+        with self._lock:
+            if time.monotonic() - self._looked < LOOK_EVERY:
+                return
+            self._looked = time.monotonic()
+            if self._sky is None:
+                if (self.path / "sky.json").is_file():
+                    self._sky = engine.open(self.path)
+                    self._generation += 1
+            elif self._sky.refresh():
+                self._generation += 1
+
+    def state(self) -> dict[str, Any]:
+        """What the page polls while a sky grows: version, counts, maps and how far the work is."""
+        self.look()
+        sky = self._sky
+        maps = [] if sky is None else self.maps()
+        return {"version": self._generation, "objects": 0 if sky is None else len(sky), "maps": maps, "progress": self.progress}
+
+    def maps(self) -> list[dict[str, Any]]:
+        """The maps there are, the one to begin with first."""
+        names = sorted(self.sky.maps, key=lambda n: (PREFERRED_MAPS.index(n) if n in PREFERRED_MAPS else 99, n))
+        out = []
+        for name in names:
+            index = self.tiles(name).index
+            e = index.extent
+            out.append({"name": name, "title": map_title(name), "x0": e.x0, "y0": e.y0, "side": e.side, "placed": len(index),
+                        "version": self.map_version(name)})
+        return out
+
+    def start(self) -> dict[str, Any]:
+        """All that a page needs to begin."""
+        out = self.state()
+        if self._sky is None:
+            return out | {"name": self.path.stem, "columns": [], "spaces": [], "lines": spectra.LINES, "first": None}
+        columns = [self.describe("density")]
+        columns += [self.describe(name) for name in sorted(self.sky.columns, key=colour_rank) if name not in HIDDEN]
+        if any(len(self.sky.map(m["name"]).preserved) for m in out["maps"]):
+            columns.append(self.describe(PRESERVED))
+        return out | {"name": self.sky.name, "columns": columns, "spaces": list(self.sky.spaces), "lines": spectra.LINES,
+                      "first": self.good_first()}
+
+    def describe(self, column: str) -> dict[str, str]:
+        kind = "number" if column in (PRESERVED, "density") else self.sky.columns[column]
+        unit = "" if column in (PRESERVED, "density") else self.sky.unit(column)
+        return {"name": column, "title": title_of(column), "unit": pretty_unit(unit), "kind": kind}
+
+    def good_first(self) -> int | None:
+        """An object to show first: bright, with the most data; the same one at every start."""
+        if not len(self.sky):
+            return None
+        some = range(min(len(self.sky), 400))
+        cells = [(len(self.sky.store.cells(i)), len(self.sky.store.cells(i, "spectrum"))) for i in some]
+        score = np.array([min(i, 2) + min(s, 2) for i, s in cells], float)
+        if "class" in self.sky.columns:
+            score += np.char.find(self.sky.column("class")[: len(score)].astype(str), "spiral") >= 0
+        for name in ("mag_r", "shape_r"):
+            if name in self.sky.columns:
+                values = self.sky.column(name)[: len(score)].astype(float)
+                spread = np.nanstd(values) or 1.0
+                score += (-1 if name == "mag_r" else 1) * np.nan_to_num((values - np.nanmean(values)) / spread) * 0.4
+        return int(score.argmax())
+
+    # -- the map -------------------------------------------------------------------------------------------------
+
+    def tiles(self, name: str) -> Tiles:
+        """The tiles of a map. Raises KeyError if there is no such map."""
+        with self._lock:
+            index = self.sky.zindex(name)
+            if name not in self._tiles or self._tiles[name][1].index is not index:
+                self._generation += 1
+                self._tiles[name] = (self._generation, Tiles(index, lambda column: self._values(name, column)))
+            return self._tiles[name][1]
+
+    def map_version(self, name: str) -> int:
+        self.tiles(name)
+        return self._tiles[name][0]
+
+    def _values(self, map_name: str, column: str) -> Any:
+        """A column's values, one a row of the map."""
+        chart = self.sky.map(map_name)
+        if column == PRESERVED:
+            return np.asarray(chart.preserved, float)
+        return self.sky.column(column)
+
+    def tile(self, name: str, version: str, colour: str, theme: str, z: int, x: int, y: int) -> bytes:
+        """One tile as PNG. Raises KeyError for an unknown map or column."""
+        def draw() -> bytes:
+            return self.tiles(name).png(z, x, y, None if colour == "density" else colour, theme=theme)
+
+        if theme not in palettes.BACKGROUND:
+            raise KeyError(f"there is no theme {theme!r}")
+        return self._cache.get(("tile", name, version, colour, theme, z, x, y), draw)
+
+    def legend(self, name: str, colour: str, theme: str) -> dict[str, Any]:
+        """What the colours mean: limits and a ramp, or classes with their colours and counts."""
+        about = self.describe(colour) if colour == "density" or colour == PRESERVED or colour in self.sky.columns else None
+        if about is None:
+            raise KeyError(f"there is no column {colour!r}")
+        layer = self.tiles(name).layer(None if colour == "density" else colour)
+        scale = layer.scale
+        out: dict[str, Any] = {**about, "scale": scale.kind}
+        if scale.kind == "class":
+            label = layer.label if layer.label is not None else np.zeros(0, np.int16)
+            counts = np.bincount(label[label >= 0], minlength=len(scale.classes))
+            colours = palettes.hexes(palettes.classes(min(len(scale.classes), 27), theme))
+            out["classes"] = [{"name": c, "colour": colours[min(i, len(colours) - 1)], "count": int(counts[i])} for i, c in enumerate(scale.classes)]
+            out["unknown"] = int((label < 0).sum())
+        else:
+            ramp = palettes.density(theme, 32) if scale.kind == "density" else palettes.numbers(theme, 32)
+            out |= {"ramp": palettes.hexes(ramp), "low": scale.low, "high": scale.high, "log": scale.log,
+                    "unknown": 0 if layer.value is None else int(np.isnan(layer.value).sum())}
+        return out
+
+    def tap(self, name: str, x: float, y: float, radius: float) -> dict[str, Any]:
+        """The row nearest to a place on the map, if it lies within `radius` map units."""
+        row = self.tiles(name).index.tap(x, y)
+        if row is None:
+            return {"row": None}
+        px, py = (float(v) for v in self.sky.map(name).xy[row])
+        near = math.hypot(px - x, py - y) <= radius
+        return {"row": row, "id": str(self.sky.ids[row]), "x": px, "y": py} if near else {"row": None}
+
+    def where(self, name: str, rows: list[int]) -> list[list[float] | None]:
+        """Places of rows on a map; None for those that are not placed."""
+        xy = self.sky.map(name).xy
+        out: list[list[float] | None] = []
+        for row in rows:
+            known = row < len(xy) and bool(np.isfinite(xy[row]).all())
+            out.append([float(xy[row][0]), float(xy[row][1])] if known else None)
+        return out
+
+    # -- objects -------------------------------------------------------------------------------------------------
+
+    def card(self, row: int) -> dict[str, Any]:
+        """One object, for its card. Raises IndexError if there is no such row."""
+        thing = self.sky[row]
+        return {
+            "row": row, "id": thing.id, "position": position_of(thing), "z": plain(thing.scalars.get("z")),
+            "images": [self._image_about(thing, i) for i in range(len(thing.images))],
+            "spectra": [spectrum_about(s) for s in thing.spectra],
+            "curves": [spectra.light_curve(c) for c in thing.lightcurves],
+            "scalars": [scalar_line(n, s) for n, s in sorted(thing.scalars.items(), key=lambda p: colour_rank(p[0]))],
+            "sources": None if thing.catalog is None else len(thing.catalog),
+            "history": list(dict.fromkeys([*thing.history, *(h for i in thing.images for h in i.history),
+                                           *(h for s in thing.spectra for h in s.history)])),
+        }
+
+    def _image_about(self, thing: SkyObject, i: int) -> dict[str, Any]:
+        image = thing.images[i]
+        made = pictures.picture(image)
+        return {"survey": image.survey or "image", "title": survey_title(image.survey), "bands": list(made.bands), "all_bands": list(image.bands),
+                "scale": made.scale, "size": list(made.size), "note": made.note, "north": pictures.compass_angle(image)}
+
+    def picture(self, row: int, which: int) -> bytes:
+        """PNG of an object's image number `which`; a dark pixel if it has none."""
+        def draw() -> bytes:
+            cells = self.sky.store.cells(row)
+            if which >= len(cells):
+                return pictures.png(np.full((1, 1, 3), 20, np.uint8))
+            return pictures.picture(self.sky[row].images[which]).png
+
+        return self._cache.get(("picture", row, which), draw)
+
+    def spectrum(self, row: int, which: int) -> bytes:
+        """An object's spectrum number `which`, packed (see `spectra.packed`). Raises IndexError if it has none."""
+        return self._cache.get(("spectrum", row, which), lambda: spectra.packed(self.sky[row].spectra[which]))
+
+    def near(self, row: int, query: str, among: str, k: int, map_name: str | None = None) -> dict[str, Any]:
+        """Neighbours of an object with all that their strip shows. A missing vector is said in "note"."""
+        try:
+            found = self.sky.near(row, query, among, k)
+        except (KeyError, ValueError) as error:
+            return {"row": row, "neighbours": [], "note": str(error.args[0]), "dropped": 0}
+        places = self.where(map_name, list(found.rows)) if map_name else [None] * len(found)
+        redshift = self.sky.column("z") if "z" in self.sky.columns else None
+        out = []
+        for (name, r, similarity), place in zip(found, places, strict=True):
+            z = None if redshift is None or not np.isfinite(redshift[r]) else float(redshift[r])
+            out.append({"row": r, "id": name, "similarity": round(similarity, 4), "z": z, "place": place, "spark": self.spark(r),
+                        "picture": bool(self.sky.store.cells(r))})
+        return {"row": row, "neighbours": out, "dropped": found.dropped, "note": ""}
+
+    def spark(self, row: int) -> list[int]:
+        """An object's first spectrum as a sparkline; empty if it has none."""
+        def draw() -> bytes:
+            store = self.sky.store
+            flux = store.spectrum(row)
+            if flux is None:
+                return b""
+            wavelength, ivar, mask = (store.spectrum(row, what=w) for w in ("wavelength", "ivar", "mask"))
+            good = np.isfinite(flux)
+            good &= True if ivar is None else ivar > 0
+            good &= True if mask is None else ~mask
+            heights = spectra.sparkline(np.asarray(wavelength), np.nan_to_num(flux), good, SPARK_POINTS)
+            return bytes(255 if h < 0 else h for h in heights)
+
+        return [-1 if h == 255 else h for h in self._cache.get(("spark", row), draw)]
+
+    def find(self, text: str) -> dict[str, Any]:
+        """What a search text means, and the row it leads to."""
+        found = self.sky.find(text)
+        if found is None:
+            return {"row": None, "reading": "That is no id, row, name like J1000+0212, or position we can read."}
+        nearest = None if found.nearest is None else self.sky.row(found.nearest)
+        return {"row": found.row, "reading": found.reading, "nearest": nearest}
+
+    def surprise(self, seed: int) -> int:
+        """A random object, bright ones more often."""
+        random = np.random.default_rng(seed)
+        n = len(self.sky)
+        some = random.integers(0, n, 24)
+        if "mag_r" in self.sky.columns:
+            bright = self.sky.column("mag_r")[some]
+            return int(some[int(np.nanargmin(bright))]) if np.isfinite(bright).any() else int(some[0])
+        return int(some[0])
+
+
+def colour_rank(name: str) -> tuple[int, str]:
+    return (PREFERRED_COLOURS.index(name) if name in PREFERRED_COLOURS else 9, name)
+
+
+def map_title(name: str) -> str:
+    kind, _, space = name.partition("-")
+    return f"{kind.upper()} · {space}" if space else name
+
+
+def title_of(column: str) -> str:
+    if column in NAMES:
+        return NAMES[column]
+    for start, word in (("flux_", "flux "), ("mag_", "magnitude ")):
+        if column.startswith(start):
+            return word + column.removeprefix(start)
+    return column.replace("_", " ")
+
+
+def pretty_unit(unit: str) -> str:
+    """"mag(AB)" -> "AB mag", "1e-17 erg / (Angstrom s cm2)" -> as people print it."""
+    for long, short in (("mag(AB)", "AB mag"), ("Angstrom", "Å"), ("solMass", "M☉"), ("dex(M☉)", "dex M☉"), ("arcsec", "″"), ("cm2", "cm²")):
+        unit = unit.replace(long, short)
+    return unit
+
+
+def survey_title(key: str | None) -> str:
+    from engine.io.surveys import SURVEYS
+
+    return SURVEYS[key].title if key in SURVEYS else (key or "image")
+
+
+def position_of(thing: SkyObject) -> dict[str, Any] | None:
+    if thing.position is None:
+        return None
+    from engine.positions import spell
+
+    ra, dec = thing.position.ra, thing.position.dec
+    name = "J" + ra.to_string("hour", sep="", precision=2, pad=True) + dec.to_string("deg", sep="", precision=1, pad=True, alwayssign=True)
+    return {"ra": round(float(ra.deg), 7), "dec": round(float(dec.deg), 7), "text": spell(thing.position), "name": name}
+
+
+def plain(scalar: Scalar | None) -> float | None:
+    return float(scalar.value) if scalar is not None and isinstance(scalar.value, (int, float)) else None
+
+
+def scalar_line(name: str, scalar: Scalar) -> dict[str, Any]:
+    """A scalar as the card's table shows it: value ± error with as many digits as the error warrants."""
+    unit = "" if scalar.unit is None else pretty_unit(scalar.unit.to_string())
+    value = scalar.value
+    if isinstance(value, np.ndarray):
+        text = f"{value.size} values"
+    elif isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, (int, float)):
+        text = number_text(value, scalar.error if isinstance(scalar.error, float) else None)
+    else:
+        text = str(value)
+    return {"name": name, "title": title_of(name), "text": text, "unit": unit}
+
+
+def number_text(value: float, error: float | None) -> str:
+    if error and math.isfinite(error) and error > 0:
+        digits = max(0, 1 - math.floor(math.log10(error)))
+        if digits <= 8 and abs(value) < 1e9:
+            return f"{value:.{digits}f} ± {error:.{digits}f}"
+        return f"{value:.5g} ± {error:.2g}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def spectrum_about(s: Any) -> dict[str, Any]:
+    return {"survey": s.survey or "spectrum", "title": survey_title(s.survey), "n": len(s.wavelength), "unit": "" if s.unit is None else flux_unit(s.unit),
+            "calibrated": s.calibrated, "low": float(s.wavelength[0]), "high": float(s.wavelength[-1])}
+
+
+def flux_unit(unit: Any) -> str:
+    text = unit.to_string("unicode", fraction=False).replace("Angstrom", "Å")
+    return str(text).replace("1×10⁻¹⁷", "10⁻¹⁷")

@@ -1,0 +1,87 @@
+// The card of the current object: pictures, spectrum, numbers. Text from files goes in as text, never as markup.
+
+import { SpectrumView, drawCurves } from "./spectrum.js";
+import { h } from "./dom.js";
+
+const BARS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300];
+
+export class Card {
+  constructor(root, app) { Object.assign(this, { root, app, pictures: new Map() }); }
+
+  show(card) {
+    this.card = card;
+    this.root.replaceChildren(this.title(card), this.images(card), this.spectrum(card), this.curves(card), this.table(card), this.history(card));
+    this.root.scrollTop = 0;
+    if (this.view) { this.loadSpectrum(0); }
+    if (card.curves.length) { requestAnimationFrame(() => drawCurves(this.root.querySelector(".curves canvas"), card.curves, this.app.colours())); }
+  }
+
+  repaint() { if (this.card) { this.show(this.card); } }
+
+  title(card) {
+    const p = card.position, copy = h("button", { class: "quiet", title: "Copy the position (c)", onclick: () => this.copy() }, "copy");
+    return h("div", { class: "title" },
+      h("h2", {}, card.id),
+      p ? h("div", { class: "place" }, h("span", {}, p.text), copy) : h("div", { class: "place" }, "no position is known"));
+  }
+
+  copy() {
+    const p = this.card?.position;
+    if (p) { navigator.clipboard?.writeText(`${p.ra} ${p.dec}`).then(() => this.app.say(`copied ${p.ra} ${p.dec} (ICRS, degrees)`), () => this.app.say(`${p.ra} ${p.dec} (ICRS, degrees)`)); }
+  }
+
+  images(card) {
+    if (!card.images.length) { return h("p", { class: "empty" }, "No image of this object."); }
+    return h("div", { class: `pictures n${Math.min(card.images.length, 2)}` }, ...card.images.slice(0, 4).map((about, i) => this.figure(card, about, i)));
+  }
+
+  figure(card, about, i) {
+    const image = h("img", { src: this.app.url(`picture/${card.row}/${i}.png`), alt: `${about.title} image of ${card.id}`, draggable: "false" });
+    const box = h("div", { class: "pixels" }, image);
+    if (about.scale) {
+      const wide = about.scale * about.size[1], bar = BARS.filter(b => b < wide / 2.5).pop() || BARS[0];
+      const label = bar >= 60 ? `${bar / 60}′` : `${bar}″`;
+      box.append(h("div", { class: "bar", style: `width:${100 * bar / wide}%` }, h("span", {}, label)));
+    }
+    if (about.north !== null) { box.append(h("div", { class: "north", title: "north up, east left", style: `transform:rotate(${about.north}deg)` }, "N")); }
+    return h("figure", {}, box, h("figcaption", { title: about.note }, h("b", {}, about.survey), " ", about.bands.join(" "), about.note ? h("i", {}, ` · ${about.note}`) : ""));
+  }
+
+  spectrum(card) {
+    if (!card.spectra.length) { this.view = null; return h("p", { class: "empty" }, "No spectrum of this object."); }
+    const canvas = h("canvas", { class: "spectrum", tabindex: "0", "aria-label": `spectrum of ${card.id}` });
+    this.view = new SpectrumView(canvas, this.app.lines, this.app.colours());
+    const z = card.z ?? 0, toSlider = v => Math.log1p(v), field = h("input", { type: "number", step: "0.0001", min: "-0.01", max: "7", value: z.toFixed(4), "aria-label": "redshift of the line markers" });
+    const slider = h("input", { type: "range", min: toSlider(-0.01), max: toSlider(7), step: "0.0001", value: toSlider(z), "aria-label": "redshift of the line markers" });
+    const set = value => { field.value = value.toFixed(4); slider.value = toSlider(value); this.view.setRedshift(value); };
+    slider.oninput = () => { const v = Math.expm1(+slider.value); field.value = v.toFixed(4); this.view.setRedshift(v); };
+    field.oninput = () => { const v = +field.value; if (v > -0.9 && v <= 7) { slider.value = toSlider(v); this.view.setRedshift(v); } };
+    this.view.z = card.z;
+    const tabs = card.spectra.map((s, i) => h("button", { class: i ? "" : "on", title: s.title, onclick: () => { this.loadSpectrum(i); tabs.forEach((t, k) => t.classList.toggle("on", k === i)); } }, s.survey));
+    const smooth = h("select", { title: "running mean, pixels", "aria-label": "smoothing in pixels", onchange: () => this.view.setSmooth(+smooth.value) }, ...[1, 3, 7, 15].map(n => h("option", { value: n, ...(n === this.view.smooth ? { selected: "" } : {}) }, n === 1 ? "no smoothing" : `mean of ${n} px`)));
+    const reset = h("button", { class: "quiet", title: "Back to the catalogue's redshift", onclick: () => set(z) }, card.z === null ? "z unknown" : `z ${card.z.toFixed(4)}`);
+    return h("div", { class: "spectra" }, h("div", { class: "tabs" }, ...tabs, smooth), canvas, h("div", { class: "redshift" }, "z", slider, field, reset));
+  }
+
+  async loadSpectrum(i) {
+    const card = this.card, view = this.view;
+    const answer = await fetch(this.app.url(`spectrum/${card.row}/${i}.bin`));
+    if (answer.ok && view === this.view) { view.load(await answer.arrayBuffer(), card.spectra[i]); this.app.painted("spectrum"); }
+  }
+
+  curves(card) {
+    if (!card.curves.length) { return ""; }
+    return h("div", { class: "curves" }, h("h3", {}, "light curve", h("span", {}, card.curves[0].unit)), h("canvas", {}));
+  }
+
+  table(card) {
+    if (!card.scalars.length) { return h("p", { class: "empty" }, "No measured values."); }
+    const rows = card.scalars.map(s => h("tr", {}, h("th", {}, s.title), h("td", {}, s.text), h("td", { class: "unit" }, s.unit)));
+    return h("table", { class: "scalars" }, h("tbody", {}, ...rows));
+  }
+
+  history(card) {
+    const more = card.sources === null ? [] : [`${card.sources} sources in its catalogue`];
+    return h("details", {}, h("summary", {}, "where this comes from"), h("ul", {}, ...[...more, ...card.history].map(line => h("li", {}, line))));
+  }
+}

@@ -1,0 +1,300 @@
+// The page: what is chosen, what is shown, and the address that says so. Everything is asked of our own server.
+
+import { Card } from "./card.js";
+import { h } from "./dom.js";
+import { SkyMap } from "./map.js";
+import { Strip } from "./strip.js";
+
+const KEYS = [["/", "search"], ["click, Enter", "choose an object"], ["1 … 8", "go to neighbour"], ["← →", "previous, next neighbour"], ["↑ ↓", "follow it, come back"], ["+ − 0", "zoom, whole map"],
+  ["s", "surprise me"], ["c", "copy the position"], ["d", "dark or light"], ["f", "fold the card"], ["Esc", "close"]];
+const HINT = "Each dot is an object; neighbours look alike to the model. Click one.";
+
+export async function start({ model, el, page }) {
+  const base = new URL(model.base, location.href).href;
+  const root = h("div", { class: "desk" });
+  await new Promise(done => { const link = h("link", { rel: "stylesheet", href: `${base}static/desk.css` }); link.onload = link.onerror = done; el.append(link); });
+  el.append(root);
+  const app = new Desk(root, base, model, page);
+  if (page) { window.omnisky = app; }
+  await app.begin();
+  return app;
+}
+
+class Desk {
+  constructor(root, base, model, page) {
+    Object.assign(this, { root, base, model, page, times: {} });
+    this.state = { map: null, colour: null, query: "image", among: "spectrum", row: null, id: null, view: null };
+    this.spaces = ["image", "spectrum"]; this.lines = []; this.lit = null; this.asked = 0;
+    const asked = page ? new URLSearchParams(location.search) : new URLSearchParams();
+    let kept = null;
+    try { kept = localStorage.getItem("omnisky-theme"); } catch { /* private windows keep nothing */ }
+    this.theme = asked.get("theme") || kept || "dark";
+    root.dataset.theme = this.theme;
+    this.build();
+  }
+
+  // -- asking
+
+  url(path, query) { const u = new URL(path, this.base); for (const [k, v] of Object.entries(query || {})) { u.searchParams.set(k, v); } return u.href; }
+
+  async ask(path, query) {
+    const answer = await fetch(this.url(path, query));
+    const content = await answer.json();
+    if (!answer.ok) { throw new Error(content.error || answer.statusText); }
+    return content;
+  }
+
+  // -- the frame
+
+  build() {
+    this.search = h("input", { type: "search", placeholder: "id, row, J1000+0212, or 150.1 +2.2", "aria-label": "search", spellcheck: "false" });
+    this.search.onkeydown = e => { if (e.key === "Enter") { this.find(this.search.value); } if (e.key === "Escape") { this.search.blur(); this.reading.replaceChildren(); } };
+    this.reading = h("div", { class: "reading", "aria-live": "polite" });
+    this.count = h("span", { class: "chip" }); this.job = h("span", { class: "chip job", hidden: "" });
+    this.header = h("header", { class: "top" }, h("h1", {}, h("span", { class: "logo" }), "Omnisky"), h("div", { class: "find" }, this.search, this.reading), h("span", { class: "gap" }), this.job, this.count,
+      h("button", { title: "A random object, bright ones more often (s)", onclick: () => this.surprise() }, "surprise me"),
+      h("button", { title: "dark or light (d)", "aria-label": "dark or light", class: "icon", onclick: () => this.toggleTheme() }, "◐"), h("button", { title: "keys (?)", "aria-label": "keys", class: "icon", onclick: () => this.help() }, "?"));
+    this.mapChoice = h("div", { class: "switch", role: "group", "aria-label": "map" });
+    this.colourChoice = h("select", { "aria-label": "colour by", onchange: () => this.setColour(this.colourChoice.value) });
+    this.legend = h("div", { class: "legend" });
+    this.canvas = h("canvas", { class: "map", tabindex: "0", "aria-label": "map of the objects; use search or the neighbours for the keyboard" });
+    this.tip = h("div", { class: "tip", hidden: "" }); this.hint = h("p", { class: "hint" }, HINT);
+    const zoom = (text, title, act) => h("button", { class: "icon", title, "aria-label": title, onclick: act }, text);
+    const tools = h("div", { class: "zoom" }, zoom("+", "zoom in (+)", () => this.map.zoom(2)), zoom("−", "zoom out (−)", () => this.map.zoom(0.5)), zoom("⤢", "whole map (0)", () => this.map.fit()));
+    this.wait = h("div", { class: "wait", hidden: "" });
+    this.centre = h("section", { class: "centre" }, h("div", { class: "bar" }, this.mapChoice, h("label", {}, "colour", this.colourChoice), this.legend), h("div", { class: "mapbox" }, this.canvas, tools, this.hint, this.tip, this.wait));
+    this.strip = new Strip(h("section", { class: "strip", "aria-label": "neighbours" }), this);
+    this.card = new Card(h("aside", { class: "card", "aria-label": "the current object" }), this);
+    this.live = h("div", { class: "live", "aria-live": "polite" }); this.toast = h("div", { class: "toast", hidden: "" });
+    this.root.append(this.header, this.centre, this.card.root, this.strip.root, this.live, this.toast);
+    this.map = new SkyMap(this.canvas, { tile: (l, z, x, y) => this.url(`tile/${l.map}/${l.version}/${encodeURIComponent(l.colour)}/${l.theme}/${z}/${x}/${y}.png`), tap: (x, y, r) => this.tap(x, y, r) },
+      { pick: row => this.go(row), hover: (hit, event) => this.hover(hit, event), moved: view => { this.state.view = view; this.writeLater(); } });
+    this.root.addEventListener("pointerdown", () => { this.hint.hidden = true; }, { once: true });
+    document.addEventListener("keydown", e => this.key(e));
+    if (this.page) { window.addEventListener("popstate", () => this.readAddress()); }
+  }
+
+  colours() {
+    const style = getComputedStyle(this.root), v = name => style.getPropertyValue(name).trim();
+    return { data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--generated"), text: v("--text") };
+  }
+
+  // -- the beginning, and a sky that grows
+
+  async begin() {
+    await this.load();
+    this.poll();
+  }
+
+  async load() {
+    const start = await this.ask("start.json");
+    Object.assign(this, { name: start.name, columns: start.columns, lines: start.lines, first: start.first });
+    if (start.spaces.length) { this.spaces = start.spaces; }
+    this.take(start);
+  }
+
+  take(now) { // now: an answer of state.json
+    const before = this.now;
+    this.now = now;
+    this.count.textContent = `${this.name ?? ""} · ${now.objects.toLocaleString("en").replaceAll(",", " ")} objects`;
+    this.waiting(now);
+    if (!now.maps.length || !this.columns?.length) { return; }
+    if (!this.state.map) { this.choices(now); this.readAddress(true); return; }
+    if (JSON.stringify(before?.maps) !== JSON.stringify(now.maps)) { this.choices(now); this.paintMap(); this.drawLegend(); this.neighbours(); }
+  }
+
+  async poll() {
+    const busy = () => this.now.progress.running || !this.now.maps.length;
+    try {
+      const now = await this.ask("state.json");
+      if (this.lost) { this.lost = false; this.say("connected again"); }
+      if (now.version !== this.now.version && (!this.columns?.length || now.maps.length !== this.now.maps.length)) { await this.load(); } else { this.take(now); }
+    } catch { if (!this.lost) { this.lost = true; this.say("Connection lost, trying again. The page stays readable."); } }
+    setTimeout(() => this.poll(), busy() ? 1000 : 5000);
+  }
+
+  waiting({ progress, maps, objects }) {
+    const percent = Math.round(100 * (progress.fraction || 0));
+    this.job.hidden = !(progress.running && maps.length);
+    this.job.textContent = `${percent} % · ${progress.note || ""}`;
+    this.wait.hidden = maps.length > 0;
+    if (maps.length) { return; }
+    const words = progress.error ? progress.error : progress.note || (objects ? "This sky has no map yet." : "This sky is empty.");
+    const help = progress.error || progress.running ? [] : [h("p", {}, "Run "), h("pre", {}, progress.remedy || "omnisky embed SKY && omnisky map SKY && omnisky index SKY")];
+    this.wait.replaceChildren(h("div", { class: progress.error ? "box bad" : "box" }, h("h2", {}, progress.error ? "This did not work" : progress.running ? "The sky is being made" : "Nothing to show yet"), h("p", {}, words),
+      ...(progress.running ? [h("progress", { max: 100, value: percent }), h("p", { class: "quiet" }, `${percent} % · the map appears here by itself`)] : []), ...help));
+  }
+
+  choices(now) {
+    const titles = now.maps.map(m => h("button", { "data-name": m.name, title: `${m.placed.toLocaleString("en")} objects`, onclick: () => this.setMap(m.name) }, m.title));
+    this.mapChoice.replaceChildren(...titles);
+    this.colourChoice.replaceChildren(...this.columns.map(c => h("option", { value: c.name }, c.title)));
+    if (!now.maps.some(m => m.name === this.state.map)) { this.state.map = now.maps[0].name; }
+    if (!this.columns.some(c => c.name === this.state.colour)) { this.state.colour = (this.columns.find(c => c.name === "z") || this.columns[0]).name; }
+    this.marked();
+  }
+
+  marked() {
+    for (const b of this.mapChoice.children) { const on = b.dataset.name === this.state.map; b.classList.toggle("on", on); b.setAttribute("aria-pressed", on); }
+    this.colourChoice.value = this.state.colour;
+  }
+
+  // -- the map
+
+  paintMap() {
+    const m = this.now.maps.find(x => x.name === this.state.map), style = getComputedStyle(this.root), v = n => style.getPropertyValue(n).trim();
+    if (!m) { return; }
+    const { colour } = this.state;
+    this.map.show({ key: `${m.name}/${m.version}/${colour}/${this.theme}`, map: m.name, version: m.version, colour, theme: this.theme, extent: m,
+      ground: v("--ground"), accent: v("--accent"), quiet: v("--quiet"), panel: v("--panel"), text: v("--text") });
+  }
+
+  setMap(name) { this.state.map = name; this.marked(); this.paintMap(); this.drawLegend(); this.neighbours(); this.write(); }
+  setColour(name) { this.state.colour = name; this.marked(); this.paintMap(); this.drawLegend(); this.write(); }
+
+  async drawLegend() {
+    const { map, colour } = this.state, l = await this.ask("legend.json", { map, colour, theme: this.theme });
+    if (map !== this.state.map || colour !== this.state.colour) { return; }
+    const unknown = l.unknown ? [h("span", { class: "unknown" }, `${l.unknown.toLocaleString("en")} without a value`)] : [];
+    if (l.scale === "class") {
+      const shown = l.classes.slice(0, 9), rest = l.classes.length - shown.length;
+      this.legend.replaceChildren(...shown.map(c => h("span", { class: "class" }, h("i", { style: `background:${c.colour}` }), `${c.name} ${c.count.toLocaleString("en")}`)), ...(rest > 0 ? [`and ${rest} more`] : []), ...unknown);
+    } else if (l.scale === "density") {
+      this.legend.replaceChildren("few", h("i", { class: "ramp", style: `background:linear-gradient(90deg,${l.ramp.join()})` }), "many");
+    } else {
+      const text = v => (Math.abs(v) >= 1e4 || (v && Math.abs(v) < 1e-3) ? v.toExponential(1) : String(+v.toPrecision(3)));
+      this.legend.replaceChildren(text(l.low), h("i", { class: "ramp", style: `background:linear-gradient(90deg,${l.ramp.join()})` }), text(l.high), h("span", { class: "unit" }, l.unit + (l.log ? " (log)" : "")), ...unknown);
+    }
+  }
+
+  tap(x, y, r) { return this.ask("tap.json", { map: this.state.map, x, y, r }); }
+
+  hover(hit, event) {
+    this.tip.hidden = !hit;
+    if (!hit) { return; }
+    const box = this.canvas.getBoundingClientRect(), right = event.clientX - box.left > box.width - 170;
+    this.tip.replaceChildren(h("img", { src: this.url(`picture/${hit.row}/0.png`), alt: "" }), h("span", {}, hit.id));
+    this.tip.style.left = `${event.clientX - box.left + (right ? -140 : 16)}px`;
+    this.tip.style.top = `${Math.min(event.clientY - box.top + 12, box.height - 150)}px`;
+  }
+
+  // -- objects
+
+  async go(row, { push = true } = {}) {
+    const asked = ++this.asked, began = performance.now();
+    this.times = { began };
+    this.state.row = row;
+    const near = this.fetchNear(row), card = await this.ask(`object/${row}.json`);
+    if (asked !== this.asked) { return; }
+    this.state.id = card.id;
+    this.card.show(card);
+    this.painted("card");
+    this.live.textContent = `Selected ${card.id}${card.z === null ? "" : `, redshift ${card.z.toFixed(3)}`}`;
+    this.step = -1;
+    if (push) { this.write(true); }
+    this.model.row = row;
+    await this.showNear(await near, asked);
+  }
+
+  fetchNear(row) {
+    const { query, among, map } = this.state;
+    return Promise.all([this.ask(`near/${row}.json`, { query, among, k: 8, map: map || "" }), map ? this.ask("where.json", { map, rows: row }) : [null]]);
+  }
+
+  showNear([answer, [place]], asked) {
+    if (asked !== this.asked) { return; }
+    this.answer = answer;
+    this.strip.show(answer);
+    this.map.marks = { chosen: place, near: answer.neighbours.map(n => n.place), lit: null };
+    if (place) { this.map.centre(...place); }
+    this.map.redraw();
+    this.painted("neighbours");
+  }
+
+  async neighbours() {
+    if (this.state.row === null) { return; }
+    const asked = ++this.asked;
+    this.showNear(await this.fetchNear(this.state.row), asked);
+  }
+
+  direct(query, among) { Object.assign(this.state, { query, among }); this.neighbours(); this.write(); }
+  light(i) { this.map.marks.lit = i; this.map.redraw(); }
+  pictureOf() { return 0; }
+  painted(what) { this.times[what] = performance.now() - this.times.began; }
+
+  async surprise() { const { row } = await this.ask("surprise.json", { seed: Math.floor(Math.random() * 2 ** 31) }); this.go(row); }
+
+  async find(text) {
+    if (!text.trim()) { return; }
+    const found = await this.ask("find.json", { q: text });
+    const nearest = found.row === null && found.nearest !== null && found.nearest !== undefined ? [h("button", { onclick: () => { this.reading.replaceChildren(); this.go(found.nearest); } }, "open the nearest")] : [];
+    this.reading.replaceChildren(h("span", {}, found.reading), ...nearest);
+    if (found.row !== null) { this.search.blur(); this.go(found.row); setTimeout(() => this.reading.replaceChildren(), 4000); }
+  }
+
+  // -- the address
+
+  address() {
+    const s = this.state, q = new URLSearchParams();
+    if (s.map) { q.set("map", s.map); }
+    if (s.colour) { q.set("c", s.colour); }
+    if (s.id) { q.set("o", s.id); }
+    q.set("near", `${s.query}-${s.among}`);
+    if (s.view && this.map.fitted && Math.abs(this.map.view.scale / this.map.fitted - 1) > 1e-3) { q.set("view", s.view.map(v => +v.toPrecision(6)).join()); }
+    if (this.theme !== "dark") { q.set("theme", this.theme); }
+    return `${location.pathname}?${q}`;
+  }
+
+  write(push = false) {
+    if (!this.page) { return; }
+    clearTimeout(this.writing);
+    const address = this.address();
+    if (push && new URLSearchParams(location.search).get("o") !== this.state.id) { history.pushState(null, "", address); } else { history.replaceState(null, "", address); }
+  }
+
+  writeLater() { clearTimeout(this.writing); this.writing = setTimeout(() => this.write(), 300); }
+
+  async readAddress(first = false) {
+    const q = this.page ? new URLSearchParams(location.search) : new URLSearchParams(), s = this.state, unknown = [...q.keys()].filter(k => !["map", "c", "o", "near", "view", "theme"].includes(k));
+    if (this.now.maps.some(m => m.name === q.get("map"))) { s.map = q.get("map"); }
+    if (this.columns.some(c => c.name === q.get("c"))) { s.colour = q.get("c"); }
+    const [a, b] = (q.get("near") || "").split("-");
+    if (this.spaces.includes(a) && this.spaces.includes(b)) { Object.assign(s, { query: a, among: b }); }
+    this.marked(); this.paintMap(); this.drawLegend();
+    const view = (q.get("view") || "").split(",").map(Number);
+    if (view.length === 4 && view.every(Number.isFinite)) { this.map.setRange(view); }
+    if (first && unknown.length) { this.say(`The address has parts we do not know: ${unknown.join(", ")}`); }
+    let row = this.page ? null : this.model.row ?? null;
+    if (q.get("o")) { const found = await this.ask("find.json", { q: q.get("o") }); row = found.row; if (row === null) { this.say(`No object is called ${q.get("o")}`); } }
+    if (row === null && first) { row = this.first; }
+    if (row !== null && row !== s.row) { await this.go(row, { push: false }); if (first) { this.write(); } }
+  }
+
+  // -- the rest
+
+  toggleTheme() {
+    this.theme = this.theme === "dark" ? "light" : "dark";
+    this.root.dataset.theme = this.theme;
+    try { localStorage.setItem("omnisky-theme", this.theme); } catch { /* private windows keep nothing */ }
+    this.paintMap(); this.drawLegend(); this.card.repaint(); this.strip.repaint(); this.write();
+  }
+
+  say(words) { this.toast.textContent = words; this.toast.hidden = false; clearTimeout(this.saying); this.saying = setTimeout(() => { this.toast.hidden = true; }, 5000); }
+
+  help() {
+    const open = this.root.querySelector(".help");
+    if (open) { open.remove(); return; }
+    this.root.append(h("div", { class: "help", role: "dialog", "aria-label": "keys", onclick: () => this.help() }, h("table", {}, ...KEYS.map(([key, what]) => h("tr", {}, h("th", {}, key), h("td", {}, what))))));
+  }
+
+  key(event) {
+    const target = event.composedPath()[0];
+    if (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) { return; }
+    const near = this.answer?.neighbours || [], step = d => { if (near.length) { this.step = ((this.step ?? -1) + d + near.length + (this.step === -1 && d < 0 ? 1 : 0)) % near.length; this.light(this.step); } };
+    const acts = { "/": () => this.search.focus(), "?": () => this.help(), "+": () => this.map.zoom(2), "=": () => this.map.zoom(2), "-": () => this.map.zoom(0.5), 0: () => this.map.fit(), d: () => this.toggleTheme(), s: () => this.surprise(), c: () => this.card.copy(),
+      f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && history.back(),
+      Escape: () => { this.root.querySelector(".help")?.remove(); this.reading.replaceChildren(); } };
+    const act = acts[event.key] || (/^[1-9]$/.test(event.key) && near[event.key - 1] ? () => this.go(near[event.key - 1].row) : null);
+    if (act) { event.preventDefault(); act(); }
+  }
+}

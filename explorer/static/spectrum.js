@@ -1,0 +1,220 @@
+// A spectrum on a canvas: steps, noise band, line markers that follow a redshift, both wavelength axes. No round trips.
+
+const LEFT = 46, RIGHT = 10, TOP = 26, BOTTOM = 30, SMOOTH = [1, 3, 7, 15];
+
+export class SpectrumView {
+  constructor(canvas, lines, colours) {
+    Object.assign(this, { canvas, lines, colours, z: null, smooth: 3 });
+    this.listen();
+    new ResizeObserver(() => this.draw()).observe(canvas);
+  }
+
+  load(buffer, about) {
+    const all = new Float32Array(buffer), n = all.length / 4;
+    [this.wave, this.flux, this.sigma, this.bad] = [0, 1, 2, 3].map(i => all.subarray(i * n, (i + 1) * n));
+    this.about = about;
+    this.whole = [this.wave[0], this.wave[n - 1]];
+    this.range = [...this.whole];
+    this.boxcar();
+    this.draw();
+  }
+
+  boxcar() { // running mean over the good pixels
+    const n = this.flux.length, half = (this.smooth - 1) / 2, out = new Float32Array(n), sum = new Float64Array(n + 1), count = new Float64Array(n + 1);
+    for (let i = 0; i < n; i++) { const good = this.bad[i] ? 0 : 1; sum[i + 1] = sum[i] + good * this.flux[i]; count[i + 1] = count[i] + good; }
+    for (let i = 0; i < n; i++) {
+      const a = Math.max(0, i - half), b = Math.min(n, i + half + 1), c = count[b] - count[a];
+      out[i] = c ? (sum[b] - sum[a]) / c : NaN;
+    }
+    this.shown = out;
+    this.limits = null;
+  }
+
+  setRedshift(z) { this.z = z; this.draw(); }
+  setSmooth(pixels) { this.smooth = pixels; if (this.flux) { this.boxcar(); this.draw(); } }
+
+  fluxLimits(first, last) {
+    const some = [], step = Math.max(1, Math.floor((last - first) / 1500));
+    for (let i = first; i < last; i += step) { if (Number.isFinite(this.shown[i])) { some.push(this.shown[i]); } }
+    if (!some.length) { return [0, 1]; }
+    some.sort((a, b) => a - b);
+    const low = some[Math.floor(some.length * 0.01)], high = some[Math.min(some.length - 1, Math.floor(some.length * 0.997))];
+    return [Math.min(0, low) - 0.04 * (high - low), high + 0.22 * Math.max(high - low, 1e-9)];
+  }
+
+  draw() {
+    if (!this.flux || !this.canvas.clientWidth) { return; }
+    const ratio = window.devicePixelRatio || 1, w = this.canvas.clientWidth, h = this.canvas.clientHeight;
+    this.canvas.width = w * ratio; this.canvas.height = h * ratio;
+    const c = this.canvas.getContext("2d");
+    c.scale(ratio, ratio);
+    const [lo, hi] = this.range, first = this.at(lo), last = Math.min(this.wave.length, this.at(hi) + 1);
+    const [f0, f1] = this.fluxLimits(first, last);
+    const px = l => LEFT + (l - lo) / (hi - lo) * (w - LEFT - RIGHT), py = f => h - BOTTOM - (f - f0) / (f1 - f0) * (h - TOP - BOTTOM);
+    this.px = px;
+    this.axes(c, w, h, px, py, f0, f1);
+    c.save();
+    c.beginPath(); c.rect(LEFT, TOP, w - LEFT - RIGHT, h - TOP - BOTTOM); c.clip();
+    this.band(c, first, last, px, py);
+    this.steps(c, first, last, px, py);
+    c.restore();
+    this.markers(c, px, h);
+  }
+
+  at(l) { // index of the pixel at a wavelength
+    let a = 0, b = this.wave.length - 1;
+    while (a < b) { const m = (a + b) >> 1; if (this.wave[m] < l) { a = m + 1; } else { b = m; } }
+    return a;
+  }
+
+  columns(first, last, px) { // at most two pixels of data a screen pixel
+    return Math.max(1, Math.floor((last - first) / (2 * (px(this.range[1]) - px(this.range[0])))));
+  }
+
+  band(c, first, last, px, py) {
+    const step = this.columns(first, last, px), narrow = Math.sqrt(this.smooth);
+    c.beginPath();
+    for (const side of [1, -1]) {
+      const from = side > 0 ? first : last - 1, to = side > 0 ? last : first - 1;
+      for (let i = from; side > 0 ? i < to : i > to; i += side * step) {
+        if (Number.isFinite(this.shown[i])) { c.lineTo(px(this.wave[i]), py(this.shown[i] + side * (this.bad[i] ? 0 : this.sigma[i]) / narrow)); }
+      }
+    }
+    c.fillStyle = this.colours.band; c.fill();
+  }
+
+  steps(c, first, last, px, py) {
+    const step = this.columns(first, last, px);
+    c.beginPath();
+    let down = false;
+    for (let i = first; i < last; i += step) {
+      if (!Number.isFinite(this.shown[i])) { down = false; continue; }
+      const x = px(this.wave[i]), y = py(this.shown[i]), next = px(this.wave[Math.min(i + step, this.wave.length - 1)]), middle = (x + next) / 2;
+      if (down) { c.lineTo(x - (middle - x), y); } else { c.moveTo(x, y); down = true; }
+      c.lineTo(middle, y);
+    }
+    c.lineWidth = 1; c.strokeStyle = this.colours.data; c.stroke();
+  }
+
+  ticks(a, b, most) {
+    const rough = (b - a) / most, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].map(s => s * power).find(s => s >= rough), out = [];
+    for (let v = Math.ceil(a / step) * step; v <= b; v += step) { out.push(Math.abs(v) < step / 1e6 ? 0 : v); }
+    return out;
+  }
+
+  axes(c, w, h, px, py, f0, f1) {
+    const [lo, hi] = this.range;
+    c.font = "11px system-ui, sans-serif"; c.fillStyle = this.colours.quiet; c.strokeStyle = this.colours.rule; c.lineWidth = 1;
+    c.strokeRect(LEFT + 0.5, TOP + 0.5, w - LEFT - RIGHT - 1, h - TOP - BOTTOM - 1);
+    c.textAlign = "center"; c.textBaseline = "top";
+    for (const l of this.ticks(lo, hi, w / 80)) {
+      const x = Math.round(px(l)) + 0.5;
+      c.beginPath(); c.moveTo(x, h - BOTTOM); c.lineTo(x, h - BOTTOM - 4); c.stroke();
+      c.fillText(String(Math.round(l * 100) / 100), x, h - BOTTOM + 4);
+    }
+    c.fillText("observed wavelength, vacuum (Å)", (LEFT + w - RIGHT) / 2, h - 13);
+    c.textAlign = "right"; c.textBaseline = "middle";
+    for (const f of this.ticks(f0, f1, 4)) {
+      const y = Math.round(py(f)) + 0.5;
+      c.beginPath(); c.moveTo(LEFT, y); c.lineTo(LEFT + 4, y); c.stroke();
+      c.fillText(Math.abs(f) >= 1e4 || (f && Math.abs(f) < 1e-2) ? f.toExponential(0) : String(Math.round(f * 1000) / 1000), LEFT - 4, y);
+    }
+    if (this.z !== null && this.z > -0.99) { // rest wavelengths on top
+      c.textAlign = "center"; c.textBaseline = "bottom";
+      for (const l of this.ticks(lo / (1 + this.z), hi / (1 + this.z), w / 95)) { c.fillText(String(Math.round(l)), px(l * (1 + this.z)), 12); }
+      c.textAlign = "left"; c.fillText("rest", 4, 12);
+    }
+    c.save();
+    c.translate(10, (TOP + h - BOTTOM) / 2); c.rotate(-Math.PI / 2); c.textAlign = "center"; c.textBaseline = "middle";
+    c.fillText(this.about.calibrated ? this.about.unit || "flux" : "counts, not calibrated", 0, 0);
+    c.restore();
+  }
+
+  markers(c, px, h) {
+    if (this.z === null) { return; }
+    const [lo, hi] = this.range, zoomed = (hi - lo) / (this.whole[1] - this.whole[0]);
+    const seen = this.lines.map(([name, rest, kind], rank) => ({ name, kind, rank, x: px(rest * (1 + this.z)), l: rest * (1 + this.z) }))
+      .filter(m => m.l > lo && m.l < hi).slice(0, zoomed < 0.5 ? 30 : 12);
+    const taken = [];
+    c.font = "11px system-ui, sans-serif"; c.textAlign = "center"; c.textBaseline = "top";
+    for (const m of seen) {
+      c.strokeStyle = c.fillStyle = m.kind === "e" ? this.colours.emission : this.colours.absorption;
+      c.setLineDash(m.kind === "e" ? [] : [3, 3]); c.globalAlpha = 0.75;
+      c.beginPath(); c.moveTo(m.x, TOP + 15); c.lineTo(m.x, h - BOTTOM); c.lineWidth = 1; c.stroke();
+      c.setLineDash([]); c.globalAlpha = 1;
+      const width = c.measureText(m.name).width;
+      if (taken.every(([a, b]) => m.x + width / 2 + 3 < a || m.x - width / 2 - 3 > b)) {
+        c.fillText(m.name, m.x, TOP + 2);
+        taken.push([m.x - width / 2, m.x + width / 2]);
+      }
+    }
+  }
+
+  listen() {
+    const canvas = this.canvas, wave = event => {
+      const x = event.offsetX, w = canvas.clientWidth;
+      return this.range[0] + (x - LEFT) / (w - LEFT - RIGHT) * (this.range[1] - this.range[0]);
+    };
+    canvas.addEventListener("wheel", event => {
+      if (!this.flux) { return; }
+      event.preventDefault();
+      const at = wave(event), f = 2 ** (event.deltaY / 300);
+      this.keep([at - (at - this.range[0]) * f, at + (this.range[1] - at) * f]);
+    }, { passive: false });
+    let grab = null;
+    canvas.addEventListener("pointerdown", event => { grab = wave(event); canvas.setPointerCapture(event.pointerId); });
+    canvas.addEventListener("pointermove", event => {
+      if (grab === null) { return; }
+      const shift = grab - wave(event);
+      this.keep([this.range[0] + shift, this.range[1] + shift]);
+    });
+    canvas.addEventListener("pointerup", () => { grab = null; });
+    canvas.addEventListener("dblclick", () => { this.range = [...this.whole]; this.draw(); });
+  }
+
+  keep([a, b]) {
+    const [lo, hi] = this.whole, width = Math.min(Math.max(b - a, 20), hi - lo);
+    a = Math.max(lo, Math.min(a, hi - width));
+    this.range = [a, a + width];
+    this.draw();
+  }
+}
+
+export function drawSpark(canvas, heights, colour) {
+  const ratio = window.devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight;
+  canvas.width = w * ratio; canvas.height = h * ratio;
+  const c = canvas.getContext("2d");
+  c.scale(ratio, ratio); c.beginPath();
+  let down = false;
+  heights.forEach((v, i) => {
+    if (v < 0) { down = false; return; }
+    const x = i / (heights.length - 1) * w, y = h - 2 - v / 100 * (h - 4);
+    if (down) { c.lineTo(x, y); } else { c.moveTo(x, y); down = true; }
+  });
+  c.lineWidth = 1.2; c.strokeStyle = colour; c.lineJoin = "round"; c.stroke();
+}
+
+const BAND_COLOURS = { g: "#009E73", r: "#D55E00", i: "#CC79A7", z: "#56B4E9", u: "#0072B2" };
+
+export function drawCurves(canvas, curves, colours) { // light curves, one colour and shape a band
+  const ratio = window.devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight;
+  canvas.width = w * ratio; canvas.height = h * ratio;
+  const c = canvas.getContext("2d"), times = curves.flatMap(k => k.mjd), flux = curves.flatMap(k => k.flux);
+  if (!times.length) { return; }
+  c.scale(ratio, ratio);
+  const [t0, t1, f0, f1] = [Math.min(...times), Math.max(...times), Math.min(...flux), Math.max(...flux)];
+  const px = t => LEFT + (t - t0) / Math.max(t1 - t0, 1e-9) * (w - LEFT - RIGHT), py = f => h - BOTTOM - (f - f0) / Math.max(f1 - f0, 1e-30) * (h - 14 - BOTTOM);
+  c.font = "11px system-ui, sans-serif"; c.fillStyle = colours.quiet; c.strokeStyle = colours.rule;
+  c.strokeRect(LEFT + 0.5, 4.5, w - LEFT - RIGHT - 1, h - 4 - BOTTOM);
+  c.textAlign = "center"; c.fillText(`MJD ${t0.toFixed(0)} to ${t1.toFixed(0)}`, (LEFT + w) / 2, h - 4);
+  c.textAlign = "right"; c.fillText(f1.toPrecision(3), LEFT - 4, 14); c.fillText(f0.toPrecision(3), LEFT - 4, h - BOTTOM);
+  curves.forEach((k, n) => {
+    c.fillStyle = c.strokeStyle = BAND_COLOURS[k.band] || colours.data;
+    k.mjd.forEach((t, i) => {
+      const x = px(t), y = py(k.flux[i]);
+      if (k.error) { c.beginPath(); c.moveTo(x, py(k.flux[i] - k.error[i])); c.lineTo(x, py(k.flux[i] + k.error[i])); c.stroke(); }
+      c.beginPath(); if (n % 2) { c.rect(x - 2, y - 2, 4, 4); } else { c.arc(x, y, 2.2, 0, 7); } c.fill();
+    });
+    c.textAlign = "left"; c.fillText(k.band, LEFT + 6 + 16 * n, 18);
+  });
+}

@@ -1,0 +1,36 @@
+// The neighbours: picture and spectrum of each, how alike it is, and the switch between the four directions.
+
+import { h } from "./dom.js";
+import { drawSpark } from "./spectrum.js";
+
+export class Strip {
+  constructor(root, app) { Object.assign(this, { root, app }); }
+
+  show(answer) {
+    this.answer = answer;
+    const { query, among } = this.app.state;
+    this.root.replaceChildren(this.head(answer, query, among), h("ol", {}, ...answer.neighbours.map((n, i) => this.item(n, i))));
+    this.root.querySelectorAll("canvas").forEach((canvas, i) => drawSpark(canvas, this.sparks[i], this.app.colours().data));
+  }
+
+  repaint() { if (this.answer) { this.show(this.answer); } }
+
+  head(answer, query, among) {
+    this.sparks = [];
+    const spaces = this.app.spaces, pairs = spaces.flatMap(a => spaces.map(b => [a, b]));
+    const buttons = pairs.map(([a, b]) => h("button", { class: a === query && b === among ? "on" : "", "aria-pressed": String(a === query && b === among),
+      title: `objects whose ${b} resembles this ${a}`, onclick: () => this.app.direct(a, b) }, `${a} ▸ ${b}`));
+    let words = answer.note || `${answer.neighbours.length} objects whose ${among} is most like this ${query}`;
+    if (answer.dropped) { words += ` · left out within 5″ (the object itself, or seen twice): ${answer.dropped}`; }
+    return h("header", {}, h("div", { class: "switch", role: "group", "aria-label": "what is compared with what" }, ...buttons), h("p", {}, words));
+  }
+
+  item(n, i) {
+    this.sparks.push(n.spark);
+    const picture = n.picture ? h("img", { src: this.app.url(`picture/${n.row}/${this.app.pictureOf(n)}.png`), alt: "", draggable: "false" }) : h("div", { class: "none" }, "no image");
+    const z = n.z === null ? "" : `z ${n.z.toFixed(3)}`;
+    return h("li", {}, h("button", { class: "neighbour", "aria-label": `neighbour ${i + 1}: ${n.id}, similarity ${n.similarity.toFixed(2)} ${z}`, title: n.id,
+      onclick: () => this.app.go(n.row), onpointerenter: () => this.app.light(i), onpointerleave: () => this.app.light(null) },
+      picture, h("canvas", {}), h("span", { class: "number" }, String(i + 1)), h("span", { class: "line" }, h("b", {}, n.similarity.toFixed(2)), h("span", {}, z))));
+  }
+}
