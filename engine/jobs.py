@@ -152,6 +152,13 @@ def _spaces(store: Store) -> dict[str, Embeddings]:
     return spaces
 
 
+def prepare(sky: str | Path, model: str | Path | None = None) -> Iterator[Step]:
+    """All that a sky needs to be explored: vectors, maps, indexes; what is there already is left alone."""
+    yield from _scaled(embed(sky, model), 0.0, 0.7)
+    yield from _scaled(map(sky), 0.7, 0.95)
+    yield from _scaled(index(sky), 0.95, 1.0)
+
+
 def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: str | Path | None = None) -> Iterator[Step]:
     """A simulated survey from nothing to an indexed map; the maps appear after the first `FIRST_MAP` objects.
 

@@ -35,8 +35,8 @@ DATA = 256 - DATA_START
 COLOURS, STRENGTHS = 27, 8
 FAINTEST = 0.5  # strength of the least crowded pixel that holds a point
 COUNT_CAP = 4096
-FILL = 0.10  # discs grow until they would cover this share of the occupied part of the map
-LARGEST_DISC, SMALLEST_DISC = 3.4, 0.8  # radius in tile pixels (half to one screen pixel each)
+FILL = 0.30  # discs grow until they would cover this share of the occupied part of the map
+LARGEST_DISC, SMALLEST_DISC = 4.5, 0.8  # radius in tile pixels (half to one screen pixel each)
 GLOW_LEVEL, GLOW_SIGMA = 7, 1.4
 LAYERS = 8  # states (colour, filter) of a map kept ready
 
@@ -344,7 +344,9 @@ class Ground:
 
     @cached_property
     def _occupied(self) -> float:
-        cells = self.index.counts[level_start(GLOW_LEVEL):level_start(GLOW_LEVEL + 1)]
+        """The share of the map's square that holds points, on a grid coarse enough for a few points a cell."""
+        level = min(max(round(np.log2(max(len(self.index), 1) / 6) / 2), 1), GLOW_LEVEL)
+        cells = self.index.counts[level_start(level):level_start(level + 1)]
         return max(np.count_nonzero(cells) / len(cells), 1e-9)
 
     def disc(self, z: int) -> float:

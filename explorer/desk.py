@@ -214,7 +214,9 @@ class Desk:
             return {"row": None}
         px, py = (float(v) for v in self.sky.map(name).xy[row])
         near = math.hypot(px - x, py - y) <= radius
-        return {"row": row, "id": str(self.sky.ids[row]), "x": px, "y": py} if near else {"row": None}
+        if not near:
+            return {"row": None}
+        return {"row": row, "id": str(self.sky.ids[row]), "x": px, "y": py, "picture": self.sharpest(row)}
 
     def where(self, name: str, rows: list[int]) -> list[list[float] | None]:
         """Places of rows on a map; None for those that are not placed."""
@@ -273,8 +275,13 @@ class Desk:
         for (name, r, similarity), place in zip(found, places, strict=True):
             z = None if redshift is None or not np.isfinite(redshift[r]) else float(redshift[r])
             out.append({"row": r, "id": name, "similarity": round(similarity, 4), "z": z, "place": place, "spark": self.spark(r),
-                        "picture": bool(self.sky.store.cells(r))})
+                        "picture": self.sharpest(r)})
         return {"row": row, "neighbours": out, "dropped": found.dropped, "note": ""}
+
+    def sharpest(self, row: int) -> int | None:
+        """Number of the object's image with the finest pixels; None if it has none."""
+        scales = [cell["pixel_scale"] or 1.0 for cell in self.sky.store.cells(row)]
+        return scales.index(min(scales)) if scales else None
 
     def spark(self, row: int) -> list[int]:
         """An object's first spectrum as a sparkline; empty if it has none."""

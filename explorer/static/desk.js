@@ -173,7 +173,7 @@ class Desk {
     this.tip.hidden = !hit;
     if (!hit) { return; }
     const box = this.canvas.getBoundingClientRect(), right = event.clientX - box.left > box.width - 170;
-    this.tip.replaceChildren(h("img", { src: this.url(`picture/${hit.row}/0.png`), alt: "" }), h("span", {}, hit.id));
+    this.tip.replaceChildren(hit.picture === null ? "" : h("img", { src: this.url(`picture/${hit.row}/${hit.picture}.png`), alt: "" }), h("span", {}, hit.id));
     this.tip.style.left = `${event.clientX - box.left + (right ? -140 : 16)}px`;
     this.tip.style.top = `${Math.min(event.clientY - box.top + 12, box.height - 150)}px`;
   }
@@ -219,7 +219,6 @@ class Desk {
 
   direct(query, among) { Object.assign(this.state, { query, among }); this.neighbours(); this.write(); }
   light(i) { this.map.marks.lit = i; this.map.redraw(); }
-  pictureOf() { return 0; }
   painted(what) { this.times[what] = performance.now() - this.times.began; }
 
   async surprise() { const { row } = await this.ask("surprise.json", { seed: Math.floor(Math.random() * 2 ** 31) }); this.go(row); }

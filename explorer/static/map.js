@@ -33,7 +33,7 @@ export class SkyMap {
     Object.assign(this, { width: box.width, height: box.height, ratio });
     this.canvas.width = Math.round(box.width * ratio);
     this.canvas.height = Math.round(box.height * ratio);
-    if (this.layer && !before) { this.fit(); }
+    if (this.layer && (!before || this.untouched)) { this.fit(); }
     this.redraw();
   }
 
@@ -43,6 +43,7 @@ export class SkyMap {
     this.fitted = Math.min(this.width, this.height) / side * 0.98;
     this.view = { x: x0 + side / 2, y: y0 + side / 2, scale: this.fitted };
     this.moved();
+    this.untouched = true; // until a hand moves it, the whole map stays in view when the page changes its size
   }
 
   range() {
@@ -77,7 +78,7 @@ export class SkyMap {
     this.moved();
   }
 
-  moved() { this.redraw(); this.on.moved?.(this.range()); }
+  moved() { this.untouched = false; this.redraw(); this.on.moved?.(this.range()); }
 
   // -- drawing
 

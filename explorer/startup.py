@@ -1,0 +1,61 @@
+"""Work beside the page: a child process makes or completes the sky, and the desk says how far it is."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import subprocess
+import sys
+import threading
+from typing import IO, Any
+
+from explorer.desk import Desk
+
+PATIENCE = 5.0  # seconds a stopped worker has to finish its batch
+
+
+class Work:
+    """A running worker. Its Steps go to `desk.progress`; `stop` ends it, and so does the end of this process."""
+
+    def __init__(self, desk: Desk, job: str, **arguments: Any) -> None:
+        self.desk = desk
+        desk.progress = {"running": True, "fraction": 0.0, "note": "starting"}
+        request = json.dumps({"job": job, "sky": str(desk.path), **arguments})
+        self.process = subprocess.Popen([sys.executable, "-m", "explorer.worker", request], stdout=subprocess.PIPE,
+                                        stdin=subprocess.DEVNULL, text=True)
+        atexit.register(self.stop)
+        assert self.process.stdout is not None
+        threading.Thread(target=self._follow, args=(self.process.stdout,), daemon=True).start()
+
+    def _follow(self, lines: IO[str]) -> None:
+        error = None
+        for line in lines:
+            try:
+                step = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # a library's own chatter
+            error = step.get("error")
+            self.desk.progress = {"running": error is None, **step}
+        code = self.process.wait()
+        if code and error is None:
+            self.desk.progress = {"running": False, "error": f"The worker stopped (exit code {code}); the terminal says why. "
+                                                             "Start again to go on where it stopped."}
+        elif not code:
+            self.desk.progress = {"running": False, "fraction": 1.0, "note": self.desk.progress.get("note", "")}
+
+    def stop(self) -> None:
+        """End the worker; what it committed stays."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+
+def needs_work(desk: Desk) -> bool:
+    """Whether a sky has objects without vectors, or vectors without a map."""
+    sky = desk.sky
+    if not len(sky):
+        return False
+    return not sky.maps or not sky.spaces or any(len(sky.embeddings(s)) < len(sky) for s in sky.spaces)
