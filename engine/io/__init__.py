@@ -77,9 +77,14 @@ def _read_file(path: Path, survey: str | None) -> Iterator[SkyObject]:
 
 
 def _read_fits(path: Path, survey: str | None) -> Iterator[SkyObject]:
-    from engine.io import fits_files, fits_images
+    from engine.io import desi, fits_files, fits_images, fits_spectra, fits_tables
 
     with fits_files.open_fits(path) as hdus:
-        if not fits_images.image_hdus(hdus):
-            raise ReadError(path, f"{path.name} holds no image; FITS tables and spectra cannot be read by this version")
-        yield fits_images.object_of(path.name.split(".fits")[0], fits_images.planes_of(path, hdus, survey), path)
+        if desi.is_desi(hdus):
+            yield from desi.objects_of(path, hdus, survey)
+        elif fits_spectra.kind_of(hdus):
+            yield from fits_spectra.objects_of(path, hdus, survey)
+        elif fits_images.image_hdus(hdus):
+            yield fits_images.object_of(path.name.split(".fits")[0], fits_images.planes_of(path, hdus, survey), path)
+        else:
+            yield from fits_tables.objects_of(path, hdus, survey)

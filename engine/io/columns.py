@@ -32,7 +32,7 @@ IDS = ("source_id", "object_id", "targetid", "target_id", "objid", "obj_id", "ob
        "cid", "ztfid", "ztf_id", "oid", "designation", "specobjid", "bestobjid", "main_id", "source_name", "iau_name",
        "iauname", "iauid", "kepid", "kic", "ticid", "tic", "tic_id", "epic", "apogee_id", "observation_id", "obs_id",
        "dr7objid", "dr8objid", "uid", "diaobjectid", "gal_id", "galaxy_id", "number", "num", "seq", "index", "filename",
-       "file_name", "object_name", "objname", "lens_name", "object", "recno")
+       "file_name", "object_name", "objname", "lens_name", "object", "recno", "ident", "galtileid")
 REDSHIFTS = ("z_spec", "zspec", "specz", "spec_z", "z_sp", "zsp", "redshift_spec", "redshift", "zhel", "z_hel", "zhelio",
              "z_helio", "redshift_helio", "zlens", "z_lens", "z")
 PHOTO_REDSHIFTS = ("z_phot", "zphot", "photoz", "photo_z", "z_photo", "photz", "z_ph", "redshift_phot", "zphot_best")

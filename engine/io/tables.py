@@ -47,7 +47,7 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
         text = open_table(path)
         if not text.rows:
             raise ReadError(path, "holds a header but no row; leave it out or download the table again")
-        yield from _objects(text.fields, text.blocks(), path, survey, text.history)
+        yield from objects_from_blocks(text.fields, text.blocks(), path, survey, text.history)
 
 
 def objects_from_table(table: Any, path: Path, survey: str | None) -> Iterator[SkyObject]:
@@ -63,7 +63,7 @@ def objects_from_table(table: Any, path: Path, survey: str | None) -> Iterator[S
     fields, columns = columns_of(table)
     count = len(table)
     blocks = ({n: c[i:i + BLOCK] for n, c in columns.items()} for i in range(0, count, BLOCK))
-    yield from _objects(fields, blocks, path, survey, (), dict(table.meta), columns)
+    yield from objects_from_blocks(fields, blocks, path, survey, (), dict(table.meta), columns)
 
 
 def columns_of(table: Any) -> tuple[list[Field], dict[str, Any]]:
@@ -86,7 +86,7 @@ def columns_of(table: Any) -> tuple[list[Field], dict[str, Any]]:
     return fields, columns
 
 
-def _objects(fields: Sequence[Field], blocks: Iterable[dict[str, Any]], path: Path, survey: str | None,
+def objects_from_blocks(fields: Sequence[Field], blocks: Iterable[dict[str, Any]], path: Path, survey: str | None,
              history: tuple[str, ...] = (), meta: Mapping[str, Any] | None = None,
              whole: dict[str, Any] | None = None) -> Iterator[SkyObject]:
     """Objects from blocks of rows: what kind of table it is, is decided on the first block."""
