@@ -1,26 +1,34 @@
-"""`omnisky VERB`: from survey files to a sky."""
+"""`omnisky VERB`: from survey files to a sky with vectors, maps and an index, and questions to it."""
 
 from __future__ import annotations
 
+import json as jsonlib
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine import __version__
-from engine.console import DATA_ERROR, USAGE_ERROR, follow, one_sentence, report
+from engine.console import DATA_ERROR, USAGE_ERROR, follow, one_sentence, report, table
+
+if TYPE_CHECKING:
+    from engine.search import Neighbours
+    from engine.sky import Sky
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="A foundation model of the sky in an astronomer's hands.\n\n"
-    "Start with `omnisky ingest my.sky FILES`.",
+    "Your own files: `omnisky ingest my.sky FILES`, then `embed`, `map` and `index`. "
+    "Long work can be stopped with Ctrl-C at any time; the same command goes on.",
 )
 
-SkyFolder = Annotated[Path, typer.Argument(help="The sky: a folder that ends in .sky by custom.", metavar="SKY")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for scripts.")]
+
+def _verbose(value: bool) -> None:
+    if value:
+        logging.getLogger().setLevel(logging.INFO)
 
 
 def _version(value: bool) -> None:
@@ -29,21 +37,28 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+SkyFolder = Annotated[Path, typer.Argument(help="The sky: a folder that ends in .sky by custom.", metavar="SKY")]
+Model = Annotated[Path | None, typer.Option(help="Folder of the model; without it, the one that is shipped.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for scripts.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more; tracebacks of errors.")]
+
+
 @app.callback()
 def options(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more, with tracebacks.")] = False,
+    verbose: Verbose = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    logging.basicConfig(format="%(name)s: %(message)s")
 
 
-@app.command()
+@app.command(epilog="Example: omnisky ingest my.sky ~/survey/cutouts ~/survey/spectra --survey legacy")
 def ingest(
     sky: SkyFolder,
     files: Annotated[list[Path], typer.Argument(help="Files and folders (searched recursively) to read.")],
     survey: Annotated[str | None, typer.Option(help="The survey they come from, where the files do not say it.")] = None,
     lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of the pixels (skies grow 3-4 times).")] = False,
     json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Read survey files into a sky. Run again to go on or to add files; a file read twice is stored once."""
     from engine import jobs
@@ -64,8 +79,150 @@ def ingest(
         raise typer.Exit(DATA_ERROR)
 
 
-@app.command()
-def doctor(json: Json = False) -> None:
+@app.command(epilog="Example: omnisky simulate demo.sky --objects 1000 --seed 7")
+def simulate(
+    sky: SkyFolder,
+    objects: Annotated[int, typer.Option(min=1, help="How many objects there shall be.")] = 3000,
+    seed: Annotated[int | None, typer.Option(help="Another seed is another sky.")] = None,
+    model: Model = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make the simulated survey: images, spectra and catalogue of known truth, embedded, mapped and indexed."""
+    from engine import jobs
+
+    with one_sentence():
+        follow(jobs.demo(sky, objects, seed, model), json)
+
+
+@app.command(epilog="Example: omnisky embed my.sky")
+def embed(sky: SkyFolder, model: Model = None, json: Json = False, verbose: Verbose = False) -> None:
+    """Give every object that has none yet its vectors. Those of another model are made anew."""
+    from engine import jobs
+
+    with one_sentence():
+        follow(jobs.embed(sky, model), json)
+
+
+@app.command(epilog="Example: omnisky index my.sky")
+def index(sky: SkyFolder, json: Json = False, verbose: Verbose = False) -> None:
+    """Bring the search index of every space up to date (exact below 200,000 objects, an inverted file above)."""
+    from engine import jobs
+
+    with one_sentence():
+        follow(jobs.index(sky), json)
+
+
+@app.command("map", epilog="Example: omnisky map my.sky --space image --kind umap")
+def map_(
+    sky: SkyFolder,
+    space: Annotated[str | None, typer.Option(help="Only of this space, such as image or spectrum.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only of this kind: umap or pca.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Lay the objects out in the plane by what they look like. Newcomers are placed on the maps that are there."""
+    from engine import jobs
+
+    if kind not in (None, *jobs.KINDS):
+        raise typer.BadParameter(f"{kind!r} is not a kind of map; choose {' or '.join(jobs.KINDS)}", param_hint="--kind")
+    with one_sentence():
+        follow(jobs.map(sky, space, kind), json)
+
+
+@app.command(epilog="Example: omnisky near my.sky demo-000005 --query image --among spectrum -k 12")
+def near(
+    sky: SkyFolder,
+    object: Annotated[str, typer.Argument(help="Its id, its row, or a position such as '150.118 2.205' or 'J100028+021221'.")],
+    query: Annotated[str, typer.Option(help="What of it to compare: image or spectrum.")] = "image",
+    among: Annotated[str, typer.Option(help="With what of the others.")] = "spectrum",
+    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 8,
+    radius: Annotated[float, typer.Option(min=0, help="Objects this close on the sky, in arcsec, are the same thing.")] = 5.0,
+    all_: Annotated[bool, typer.Option("--all", help="Keep the same thing seen twice.")] = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the objects that resemble one most, across images and spectra."""
+    import engine
+
+    with one_sentence():
+        opened = engine.open(sky)
+        id = _id(opened, object)
+        found = opened.near(id, query, among, k, None if all_ else radius)
+        _answer(opened, id, found, json)
+
+
+def _id(sky: Sky, text: str) -> str:
+    """The id that a text means. Raises KeyError with what the text was read as, if that leads to no object."""
+    found = sky.find(text)
+    if found is None or found.id is None:
+        raise KeyError(f"no object is called {text!r} in {sky.path}" + (f" ({found.reading})" if found else ""))
+    return found.id
+
+
+def _answer(sky: Sky, id: str, found: Neighbours, json: bool) -> None:
+    columns = {name: sky.column(name)[list(found.rows)].tolist() for name in ("ra", "dec", "z") if name in sky.columns}
+    neighbours = [{"id": name, "row": row, "similarity": round(similarity, 4)} for name, row, similarity in found]
+    for i, entry in enumerate(neighbours):
+        entry |= {name: values[i] for name, values in columns.items() if values[i] == values[i]}  # a NaN is left out
+    if json:
+        typer.echo(jsonlib.dumps({"id": id, "dropped": found.dropped, "neighbours": neighbours}))
+        return
+    typer.echo(table(neighbours, {"similarity": ".3f", "ra": ".5f", "dec": "+.5f", "z": ".4f"}))
+    if found.dropped:
+        typer.echo(f"{found.dropped} left out as the same thing seen again (--all keeps them)", err=True)
+
+
+@app.command(epilog="Example: omnisky train astroclip-demo --out runs/astroclip-demo")
+def train(
+    recipe: Annotated[str, typer.Argument(help="astroclip-demo, or tiny for a first try.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; without it, runs/RECIPE.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a model on the simulated sky. Run again to go on from the last checkpoint; OUT/model is the result."""
+    from engine.train import RECIPES, run
+
+    if recipe not in RECIPES:
+        raise typer.BadParameter(f"{recipe!r} is not a recipe we know; choose one of {', '.join(RECIPES)}", param_hint="RECIPE")
+    with one_sentence():
+        follow(run(recipe, out or Path("runs") / recipe), json, curve="loss")
+
+
+@app.command(epilog="Example: omnisky evaluate --model runs/astroclip-demo/model --json")
+def evaluate(
+    model: Model = None,
+    objects: Annotated[int, typer.Option(min=100, help="Test objects, none of which was ever trained on.")] = 1000,
+    database: Annotated[int, typer.Option(min=100, help="Further objects with known redshifts.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Seed of the sky they are taken from.")] = 2027,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure retrieval and redshifts on a simulated sky of its own, beside plain baselines (takes about a minute)."""
+    from engine.evaluate import astroclip
+
+    with one_sentence():
+        typer.echo(astroclip(model, objects, seed, json, database))
+
+
+@app.command(epilog="Example: omnisky export my.sky --hats my-catalogue")
+def export(
+    sky: SkyFolder,
+    hats: Annotated[Path, typer.Option(help="Folder for the HATS catalogue: sorted, partitioned Parquet.")],
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write the rows of a sky as a HATS catalogue, for LSDB, dask or any reader of Parquet."""
+    from engine.store import Store
+
+    with one_sentence():
+        store = Store(sky)
+        store.export_hats(hats)
+        report({"objects": len(store), "catalogue": str(hats)}, json)
+
+
+@app.command(epilog="Example: omnisky doctor --json")
+def doctor(json: Json = False, verbose: Verbose = False) -> None:
     """Say what is installed, which device models run on, and what is wrong."""
     from engine import doctor as checks
 

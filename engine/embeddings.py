@@ -33,11 +33,11 @@ class Embeddings:
         """Raises FileNotFoundError if there is no manifest, ValueError if the vectors are fewer than it says."""
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
-            raise FileNotFoundError(f"{folder} holds no embeddings; run: omnisky embed SKY")
+            raise FileNotFoundError(f"{folder} holds no embeddings; run: omnisky embed {_sky(folder)}")
         manifest = read_json(folder / MANIFEST)
         missing = {"space", "model", "checksum", "inputs", "version", "rows", "dim"} - set(manifest)
         if missing:
-            raise ValueError(f"{folder / MANIFEST} lacks {', '.join(sorted(missing))}; remove {folder} and run: omnisky embed SKY")
+            raise ValueError(f"{folder / MANIFEST} lacks {', '.join(sorted(missing))}; {_remedy(folder)}")
         found = cls(folder, manifest)
         found._check()
         return found
@@ -48,7 +48,8 @@ class Embeddings:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)  # first, so that old vectors never pass for new ones
-        (folder / VECTORS).write_bytes(b"")
+        (folder / VECTORS).unlink(missing_ok=True)  # a new file: who has the old one mapped keeps it whole
+        (folder / VECTORS).touch()
         made = cls(folder, {**manifest, "dim": int(dim), "rows": 0})
         write_json(folder / MANIFEST, made.manifest)
         return made
@@ -64,7 +65,7 @@ class Embeddings:
         path, needed = self.folder / VECTORS, len(self) * self.dim * DTYPE.itemsize
         there = path.stat().st_size if path.exists() else 0
         if there < needed:
-            raise ValueError(f"{path} is damaged: {there:,} bytes, {needed:,} expected; remove {self.folder} and run: omnisky embed SKY")
+            raise ValueError(f"{path} is damaged: {there:,} bytes, {needed:,} expected; {_remedy(self.folder)}")
 
     @property
     def vectors(self) -> NDArray[np.float16]:
@@ -89,13 +90,10 @@ class Embeddings:
         self.manifest = {**self.manifest, "rows": len(self) + len(new)}
         write_json(self.folder / MANIFEST, self.manifest)
 
-    def refresh(self) -> bool:
-        """Take in rows that another process appended; True if there were any."""
-        before = self.manifest
-        self.manifest = read_json(self.folder / MANIFEST)
-        if self.manifest == before:
-            return False
-        self._check()
-        if self.manifest["checksum"] != before["checksum"]:
-            self._map = None
-        return True
+
+def _sky(folder: Path) -> Path:
+    return folder.parent.parent
+
+
+def _remedy(folder: Path) -> str:
+    return f"remove {folder} and run: omnisky embed {_sky(folder)}"

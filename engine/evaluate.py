@@ -229,7 +229,8 @@ def figure(values: Array, chance: float | None = None, statistic: Callable[..., 
     values = np.asarray(values, float)
     random = np.random.default_rng(0)
     drawn = statistic(values[random.integers(0, len(values), (BOOTSTRAPS, len(values)))], axis=1)
-    return Figure(float(statistic(values)), *(float(q) for q in np.quantile(drawn, (0.025, 0.975))), chance)
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Figure(float(statistic(values)), float(low), float(high), chance)
 
 
 def r2_figure(truth: Array, predicted: Array) -> Figure:
@@ -240,7 +241,8 @@ def r2_figure(truth: Array, predicted: Array) -> Figure:
 
     random = np.random.default_rng(0)
     drawn = r2(random.integers(0, len(truth), (BOOTSTRAPS, len(truth))))
-    return Figure(float(r2(np.arange(len(truth)))), *(float(q) for q in np.quantile(drawn, (0.025, 0.975))))
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return Figure(float(r2(np.arange(len(truth)))), float(low), float(high))
 
 
 def written(table: dict[str, Any]) -> str:

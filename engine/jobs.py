@@ -92,7 +92,7 @@ def read_rows(store: Store, rows: range) -> list[SkyObject]:
 
 
 def add_vectors(spaces: dict[str, Embeddings], bundle: Bundle, objects: list[SkyObject], first: int) -> None:
-    """Append the vectors of consecutive rows from `first` on; rows that a space has already (a kill between two) are skipped."""
+    """Append the vectors of consecutive rows from `first` on, but for those that a space has already (a kill between two)."""
     for space, vectors in bundle.embed(objects).items():
         known = len(spaces[space]) - first
         if known < len(objects):

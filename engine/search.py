@@ -172,8 +172,8 @@ def build_and_save(sky: str | Path, space: str, embeddings: Embeddings) -> Itera
 def near(sky: Sky, vector: Array, among: str, k: int, radius: float | None = 5.0, row: int | None = None) -> Neighbours:
     """The k rows whose `among` vectors are most like `vector` (dim,), best first.
 
-    row: the query's own, which is never an answer while radius is given. Objects within `radius` arcsec of the query or of a
-    better answer are dropped and counted; with None all are kept, but an object is still not its own neighbour within a space.
+    row: the query's own, which is never an answer. Objects within `radius` arcsec of it or of a better answer are dropped and
+    counted; with None they are kept.
     Raises ValueError if k < 1, or the vector is of another dimension.
     """
     if k < 1:

@@ -206,7 +206,8 @@ class Sky:
         """The k objects whose `among` vectors are most like the object's `query` vector (cosine), best first.
 
         Objects within `radius` arcsec of the query or of a better answer are the same thing seen twice and are dropped
-        (and counted); None keeps all. Raises KeyError if a space is missing, ValueError if the object has no such vector.
+        (and counted); None keeps all, the object itself too if `among` is not `query`. Raises KeyError if a space is
+        missing, ValueError if the object has no such vector.
         """
         from engine import search
 
@@ -214,7 +215,8 @@ class Sky:
         vectors = self.vectors(query)
         if row >= len(vectors) or not np.isfinite(vectors[row, 0]):
             raise ValueError(f"{self.ids[row]} has no {query} vector: it lacks the data, or is not embedded yet")
-        return search.near(self, np.asarray(vectors[row], np.float32), among, k, radius=radius, row=row)
+        own = row if radius is not None or query == among else None  # its spectrum may be an answer to its image
+        return search.near(self, np.asarray(vectors[row], np.float32), among, k, radius=radius, row=own)
 
     def index(self, space: str) -> Any:
         """The search index over a space's vectors, kept in memory."""
@@ -272,8 +274,7 @@ class Sky:
                 if kind == "maps":
                     self._maps.pop(name, None)
                 elif kind == "embeddings":
-                    if name in self._embeddings:
-                        self._embeddings[name].refresh()
+                    self._embeddings.pop(name, None)
                     self._indexes.pop(name, None)
                 else:
                     self._indexes.pop(Path(name).stem, None)
