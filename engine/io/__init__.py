@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -17,37 +18,63 @@ __all__ = ["ReadError", "Source", "read", "scan"]
 
 @dataclass(frozen=True)
 class Source:
-    """One file to read. digest: SHA-256 of its content, so that the same file twice is known again."""
+    """One unit of work: the files of one object, or one file of many. digest: SHA-256 over all their contents."""
 
-    path: Path
+    files: tuple[Path, ...]
     digest: str
-    survey: str | None = None
+    read: Callable[[], Iterator[SkyObject]]
 
-    def read(self) -> Iterator[SkyObject]:
-        return _read_file(self.path, self.survey)
+    @property
+    def path(self) -> Path:
+        """The file that the unit is named after."""
+        return self.files[0]
 
 
 def read(path: str | Path | Sequence[str | Path], survey: str | None = None) -> Iterator[SkyObject]:
-    """The objects in a file, a folder (searched recursively) or a list of them.
+    """The objects in a file, a folder (searched recursively) or a list of them; a folder's files are joined by object.
 
     Raises ReadError for a single file that cannot be read, FileNotFoundError if there is none.
     """
-    for file in _files(path):
-        yield from _read_file(file, survey)
+    for _, reader in _works(path, survey):
+        yield from reader()
 
 
 def scan(path: str | Path | Sequence[str | Path], survey: str | None = None, *,
          on_error: Callable[[Path, str], None]) -> Iterator[Source]:
-    """The files to ingest, each with its digest; what cannot be recognised goes to on_error(path, sentence)."""
-    for file in _files(path):
+    """The units of work to ingest, each with its digest; what cannot be recognised goes to on_error(path, sentence)."""
+    for files, reader in _works(path, survey):
         try:
-            sniff.format_of(file)
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            sniff.format_of(files[0])
+            digest = hashlib.sha256()
+            for file in files:
+                with file.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
         except (ReadError, OSError) as error:
-            on_error(file, str(error))
+            on_error(files[0], str(error))
             continue
-        yield Source(file, digest, survey)
+        yield Source(files, digest.hexdigest(), reader)
+
+
+def _works(path: str | Path | Sequence[str | Path], survey: str | None
+           ) -> Iterator[tuple[tuple[Path, ...], Callable[[], Iterator[SkyObject]]]]:
+    """(files, how to read them) of each unit of work. Single files that are given are not joined with what lies beside."""
+    from engine.io import join, parquet
+
+    for given in [path] if isinstance(path, str | Path) else path:
+        place = Path(given)
+        found = list(_files(place))
+        if place.is_dir() and not parquet.is_hats(place):
+            yield from join.works(found, survey)
+        else:
+            yield from ((_with_beside(p), partial(_read_file, p, survey)) for p in found)
+
+
+def _with_beside(path: Path) -> tuple[Path, ...]:
+    """The file, and the Redrock file that a DESI coadd takes its redshifts from."""
+    from engine.io import desi
+
+    beside = desi.redrock_beside(path)
+    return (path, beside) if beside else (path,)
 
 
 def _files(path: str | Path | Sequence[str | Path]) -> Iterator[Path]:
@@ -63,7 +90,8 @@ def _files(path: str | Path | Sequence[str | Path]) -> Iterator[Path]:
             yield from parquet.hats_files(place)
         else:
             inside = place.rglob("*")
-            yield from sorted(p for p in inside if p.is_file() and not any(q.startswith(".") for q in p.relative_to(place).parts))
+            visible = (p for p in inside if not any(q.startswith(".") for q in p.relative_to(place).parts))
+            yield from sorted(p for p in visible if p.is_file())
 
 
 def _read_file(path: Path, survey: str | None) -> Iterator[SkyObject]:

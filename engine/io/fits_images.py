@@ -108,6 +108,9 @@ def planes_of(path: Path, hdus: fits.HDUList, asked: str | None) -> list[Plane]:
     planes: list[Plane] = []
     for hdu in science:
         planes += _planes_of_hdu(file, hdu, [h for h in found if roles[id(h)] not in ("image", "other")], roles, len(science))
+    if sum(p.band == "unknown" for p in planes) > 16:
+        raise ReadError(path, f"holds {len(planes)} images that name neither band nor object, such as stamps cut for a catalogue; "
+                              "save one file an object")
     return _distinct(planes)
 
 

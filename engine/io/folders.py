@@ -1,0 +1,147 @@
+"""Folders -> units of work: bands, side files, pictures and spectra of one object found by their names and by tables' ids.
+
+Three rules, none of them a survey's own. Files whose names differ only in a band or in a role (mask, psf, weight) are one
+image. An image and a spectrum are one object if a long number of the name, or an id the spectrum holds, is the same.
+A table's row belongs to the object whose id, or whose file, it names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engine.io import arrays, sniff
+from engine.io.errors import ReadError
+from engine.objects import SkyObject
+
+MAX_TABLE = 64 << 20  # bytes; a larger table is a catalogue of its own and is not searched for the folder's objects
+_LONG = re.compile(r"(?<!\d)\d{5,}(?!\d)")
+_DECIMAL = re.compile(r"(?<![\d.])[+-]?\d{1,3}\.\d+(?![\d.])")  # a coordinate, whose digits are no id
+_ROLE = re.compile(r"(?<![a-z])(co)?(psf|psfs|ivar|invvar|wht|weight|mask|dq|rms|err|noise|var|cutout|image|sci)(?![a-z])", re.I)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Files that are read together. files: the first is the one it is named after; kind: "image", "spectrum" or "other"."""
+
+    files: tuple[Path, ...]
+    kind: str
+
+
+def stem(path: Path) -> str:
+    """A file's name without its endings."""
+    return re.sub(r"\.(fits?|fz|npy|npz|jpe?g|png|csv|ecsv|tbl|txt|gz|bz2|xz)(?=\.|$)", "", path.name, flags=re.I)
+
+
+def image_key(path: Path) -> str:
+    """What the names of all files of one image have in common: the name without its band and role."""
+    from engine.io.fits_headers import band_in_name
+
+    name = re.sub(r"_oo[iwd]_", "_oo_", stem(path))
+    found = band_in_name(name, None)
+    if found:
+        at = [m for m in re.finditer(rf"(?<![A-Za-z0-9]){re.escape(found[0])}(?![A-Za-z0-9])", name)][-1]
+        name = name[:at.start()] + name[at.end():]
+    return f"{path.parent}/" + re.sub(r"[_\-. ]+", "_", _ROLE.sub("", name)).strip("_")
+
+
+def ids_in(path: Path) -> set[str]:
+    """The long numbers of a file's name, each of which may be an id."""
+    return set(_LONG.findall(_DECIMAL.sub(" ", stem(path))))
+
+
+def units(files: Sequence[Path]) -> Iterator[Unit]:
+    """The files as units of work, in order of name. Files that cannot be told apart from others stay units of their own."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    kinds: dict[str, str] = {}
+    for path in files:
+        try:
+            kind = _kind(path)
+        except (ReadError, OSError):
+            kind = "other"
+        if kind == "image":
+            key = image_key(path)
+        elif kind == "array":
+            key, kind = f"{path.parent}/{arrays.role_of(path)[1]}", "image"
+        else:
+            key = str(path)
+        groups[key].append(path)
+        kinds[key] = kind
+    for key, members in groups.items():
+        yield Unit(tuple(sorted(members, key=_main_first)), kinds[key])
+
+
+def _main_first(path: Path) -> tuple[bool, str]:
+    from engine.io.fits_images import role_of_file
+
+    side = arrays.role_of(path)[0] not in ("", "im") if path.suffix == ".npy" else role_of_file(path) != "image"
+    return side, path.name
+
+
+def _kind(path: Path) -> str:
+    """"image", "array", "spectrum", "table" or "other", from what the file holds; FITS files are opened for it."""
+    format = sniff.format_of(path)
+    if format == "pictures":
+        return "picture"
+    if format == "arrays":
+        return "array" if path.suffix == ".npy" else "other"
+    if format != "fits":
+        return "table" if format == "tables" else "other"
+    from engine.io import desi, fits_files, fits_images, fits_spectra
+
+    with fits_files.open_fits(path) as hdus:
+        if desi.is_desi(hdus):
+            return "other"
+        if fits_spectra.kind_of(hdus):
+            return "spectrum"
+        found = fits_images.image_hdus(hdus)
+        return "other" if len(found) > 50 else "image" if found else "table"
+
+
+def read_image(unit: Unit, survey: str | None) -> Iterator[SkyObject]:
+    """The one object of FITS files that differ in band or role. Raises ReadError if none of them holds an image."""
+    from engine.io import fits_images
+    from engine.io.fits_files import open_fits
+
+    planes, sides, notes = [], [], list[str]()
+    for path in unit.files:
+        role = fits_images.role_of_file(path)
+        if role != "image" and len(unit.files) > 1:
+            sides.append((path, role))
+            continue
+        with open_fits(path) as hdus:
+            planes += fits_images.planes_of(path, hdus, survey)
+    if sides and planes:
+        planes = fits_images.with_side_files(planes, sides)
+    if len(unit.files) > 1:
+        notes.append(f"joined by name: {', '.join(p.name for p in unit.files)}")
+    name = Path(image_key(unit.files[0])).name if len(unit.files) > 1 else unit.files[0].name.split(".fits")[0]
+    yield fits_images.object_of(name, planes, unit.files[0]).with_history(*notes)
+
+
+def merge(parts: Sequence[SkyObject], id: str, note: str) -> SkyObject:
+    """Several parts of one object as one: the first position that is known, everything that was measured, all histories."""
+    scalars = {}
+    for part in reversed(parts):
+        scalars.update(part.scalars)
+    return replace(parts[0], id=id, position=next((p.position for p in parts if p.position is not None), None),
+                   images=tuple(i for p in parts for i in p.images), spectra=tuple(s for p in parts for s in p.spectra),
+                   lightcurves=tuple(c for p in parts for c in p.lightcurves), scalars=scalars,
+                   catalog=next((p.catalog for p in parts if p.catalog is not None), None),
+                   history=tuple(dict.fromkeys([*(line for p in parts for line in p.history), note])))
+
+
+def spectrum_ids(path: Path) -> set[str]:
+    """The ids a spectrum file can be found by: the long numbers of its name and the identifiers of an SDSS file."""
+    from engine.io.fits_files import columns_of, open_fits, text
+
+    found = ids_in(path)
+    with open_fits(path) as hdus:
+        for hdu in hdus:
+            names = columns_of(hdu)
+            if "bestobjid" in names and "plate" in names:
+                found.add(text(hdu.data[names["bestobjid"]][0]))
+    return {i for i in found if i.strip("0-") and i != "-1"}

@@ -1,0 +1,123 @@
+"""The files of a folder as units of work: images, spectra and table rows of one object together, everything else alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from engine.io import desi
+from engine.io.errors import ReadError
+from engine.io.folders import MAX_TABLE, Unit, ids_in, merge, read_image, spectrum_ids, stem, units
+from engine.objects import SkyObject
+
+Work = tuple[tuple[Path, ...], Callable[[], Iterator[SkyObject]]]
+
+
+def works(files: Sequence[Path], survey: str | None) -> Iterator[Work]:
+    """(files, how to read them) for each object or file of a folder; what cannot be read raises only when it is read."""
+    found = list(units(files))
+    redrocks = {r for r in (desi.redrock_beside(f) for f in files) if r is not None}
+    things = [u for u in found if u.kind in ("image", "picture", "spectrum")]
+    others = [u for u in found if u.kind == "other" and u.files[0].suffix in (".h5", ".hdf5", ".npz")]
+    tables = [u.files[0] for u in found if u.kind == "table" and u.files[0] not in redrocks]
+    rows = _rows(tables, survey) if things or others else {}
+    used: dict[Path, set[str]] = defaultdict(set)
+    for id, together in _together(things):
+        names = {id, *(stem(f) for u in together for f in u.files)}
+        matches = [rows[n] for n in sorted(names) if n in rows]
+        for table, row in matches:
+            used[table].add(row.id)
+        together_files = tuple(f for u in together for f in u.files)
+        yield together_files + tuple(dict.fromkeys(t for t, _ in matches)), partial(_read, together, id, matches, survey)
+    for unit in others:
+        yield (unit.files[0], *dict.fromkeys(t for t, _ in rows.values())), partial(_with_rows, unit.files[0], rows, used, survey)
+    for unit in found:
+        path = unit.files[0]
+        if unit in things or unit in others or path in redrocks:
+            continue
+        beside = desi.redrock_beside(path)
+        yield ((path, beside) if beside else (path,)), partial(_rest, path, used[path], survey)
+
+
+def _together(things: Sequence[Unit]) -> Iterator[tuple[str, list[Unit]]]:
+    """(id, units) of each object: images with spectra that have an id in common, pictures with spectra likewise."""
+    by_id: dict[str, list[Unit]] = defaultdict(list)
+    for unit in things:
+        for id in _ids(unit):
+            by_id[id].append(unit)
+    done: set[Unit] = set()
+    for unit in things:
+        if unit in done:
+            continue
+        shared = [i for i in _ids(unit) if len({u.kind == "spectrum" for u in by_id[i]}) == 2 and len(by_id[i]) <= 16]
+        best = max(shared, key=len, default="")
+        members = [u for u in by_id[best] if u not in done] if best else [unit]
+        done.update(members)
+        yield best or (max(_ids(unit), key=len, default="") or stem(unit.files[0])), sorted(members, key=lambda u: u.kind == "spectrum")
+
+
+def _ids(unit: Unit) -> set[str]:
+    try:
+        return spectrum_ids(unit.files[0]) if unit.kind == "spectrum" else ids_in(unit.files[0])
+    except (ReadError, OSError):
+        return set()
+
+
+def _rows(tables: Sequence[Path], survey: str | None) -> dict[str, tuple[Path, SkyObject]]:
+    """Id -> (table, row) of the folder's small tables; an id with a word before its number ("deimos_12008179") is found by both."""
+    from engine.io import _read_file
+
+    found: dict[str, tuple[Path, SkyObject]] = {}
+    for table in tables:
+        if table.stat().st_size > MAX_TABLE:
+            continue
+        try:
+            for row in _read_file(table, survey):
+                found.setdefault(row.id, (table, row))
+                for number in ids_in(Path(row.id)) - {row.id}:
+                    found.setdefault(number, (table, row))
+        except (ReadError, OSError):
+            continue  # said when the table itself is read
+    return found
+
+
+def _read(together: Sequence[Unit], id: str, rows: Sequence[tuple[Path, SkyObject]], survey: str | None) -> Iterator[SkyObject]:
+    """The object of these units and table rows; a part alone keeps its own id."""
+    from engine.io import _read_file
+
+    found: list[SkyObject] = []
+    for unit in together:
+        is_fits = unit.kind == "image" and unit.files[0].suffix != ".npy"
+        found += read_image(unit, survey) if is_fits else _read_file(unit.files[0], survey)
+    if not rows and len(together) == 1:
+        yield from found
+        return
+    if len(together) == 1 and len(found) != 1:
+        yield from found
+        return
+    what = [*(f.name for u in together for f in u.files), *(f"a row of {t.name}" for t, _ in rows)]
+    own = [row for _, row in rows]
+    name = id if len(together) > 1 else found[0].id
+    yield merge([*own[:1], *found] if own else found, own[0].id if own else name, f"joined by id {id}: {', '.join(what)}")
+
+
+def _rest(path: Path, used: set[str], survey: str | None) -> Iterator[SkyObject]:
+    """A file's objects without the rows that belong to objects of other files."""
+    from engine.io import _read_file
+
+    yield from (o for o in _read_file(path, survey) if o.id not in used)
+
+
+def _with_rows(path: Path, rows: Mapping[str, tuple[Path, SkyObject]], used: dict[Path, set[str]], survey: str | None
+               ) -> Iterator[SkyObject]:
+    """The objects of a file of many, each with its row of the folder's tables. Rows that were used are noted for `_rest`."""
+    from engine.io import _read_file
+
+    for found in _read_file(path, survey):
+        if found.id in rows:
+            table, row = rows[found.id]
+            used[table].add(row.id)
+            found = merge([row, found], row.id, f"joined by id {row.id}: {path.name}, a row of {table.name}")
+        yield found
