@@ -145,7 +145,7 @@ def _redshifts(path: Path) -> dict[int, tuple[dict[str, Scalar], tuple[str, ...]
         if table is None:
             raise ReadError(path, "holds no table with TARGETID, Z and ZWARN, though a coadd beside it expects its redshifts there")
         rows = {low: native(table.data[name]) for low, name in columns_of(table).items()}
-    out = {}
+    out: dict[int, tuple[dict[str, Scalar], tuple[str, ...]]] = {}
     for i, target in enumerate(rows["targetid"]):
         warning = int(rows["zwarn"][i])
         found = {"z": parts.redshift(rows["z"][i], rows["zerr"][i] if "zerr" in rows else None), "zwarn": Scalar(warning)}

@@ -244,12 +244,10 @@ def _axis(path: Path, header: fits.Header, count: int) -> tuple[NDArray[np.float
         raise ReadError(path, "is an IRAF multispec file whose axis is not read; save it as a table of wavelength and flux")
     pixel = np.arange(count) + 1.0 - (number(header.get("CRPIX1")) or 1.0)
     axis = text(header.get("CTYPE1", "")).upper()
-    if axis.endswith("-LOG"):
-        values = start * np.exp(step * pixel / start)
-    else:
-        values = start + step * pixel
+    values = start * np.exp(step * pixel / start) if axis.endswith("-LOG") else start + step * pixel
     logarithmic = not axis.endswith("-LOG") and (
-        str(header.get("DC-FLAG", 0)).strip() == "1" or "COEFF0" in header or axis.startswith("LOG") or start < 6 and step < 0.01)
+        str(header.get("DC-FLAG", 0)).strip() == "1" or "COEFF0" in header or axis.startswith("LOG")
+        or (start < 6 and step < 0.01))
     unit = clean_unit(text(header.get("CUNIT1", "")))
     if logarithmic:
         values, unit = 10.0**values, u.AA

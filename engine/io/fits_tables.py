@@ -28,7 +28,8 @@ def objects_of(path: Path, hdus: fits.HDUList, survey: str | None) -> Iterator[S
         raise ReadError(path, "holds neither an image nor a spectrum nor a table with rows; leave it out")
     main = tables[0]
     joined = [main, *(h for h in tables[1:] if _same_rows(main, h))]
-    fields, sources = [], []
+    fields: list[Field] = []
+    sources: list[Any] = []
     for hdu in joined:
         for column in hdu.columns:
             if column.name.lower() not in {f.name.lower() for f in fields} and "C" not in column.format and "M" not in column.format:
@@ -67,7 +68,7 @@ def _blocks(path: Path, sources: list[Any], count: int) -> Iterator[dict[str, An
 
 def _column(hdu: Any, column: Any, rows: slice) -> Any:
     values = hdu.data[column.name][rows]
-    if getattr(values, "dtype", None) is not None and values.dtype == object or "P" in column.format or "Q" in column.format:
+    if getattr(getattr(values, "dtype", None), "kind", "") == "O" or "P" in column.format or "Q" in column.format:
         out = np.empty(len(values), object)
         out[:] = [native(v) for v in values]
         return out

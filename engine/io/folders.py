@@ -15,7 +15,7 @@ from pathlib import Path
 
 from engine.io import arrays, sniff
 from engine.io.errors import ReadError
-from engine.objects import SkyObject
+from engine.objects import Scalar, SkyObject
 
 MAX_TABLE = 64 << 20  # bytes; a larger table is a catalogue of its own and is not searched for the folder's objects
 _LONG = re.compile(r"(?<!\d)\d{5,}(?!\d)")
@@ -43,7 +43,7 @@ def image_key(path: Path) -> str:
     name = re.sub(r"_oo[iwd]_", "_oo_", stem(path))
     found = band_in_name(name, None)
     if found:
-        at = [m for m in re.finditer(rf"(?<![A-Za-z0-9]){re.escape(found[0])}(?![A-Za-z0-9])", name)][-1]
+        at = list(re.finditer(rf"(?<![A-Za-z0-9]){re.escape(found[0])}(?![A-Za-z0-9])", name))[-1]
         name = name[:at.start()] + name[at.end():]
     return f"{path.parent}/" + re.sub(r"[_\-. ]+", "_", _ROLE.sub("", name)).strip("_")
 
@@ -124,7 +124,7 @@ def read_image(unit: Unit, survey: str | None) -> Iterator[SkyObject]:
 
 def merge(parts: Sequence[SkyObject], id: str, note: str) -> SkyObject:
     """Several parts of one object as one: the first position that is known, everything that was measured, all histories."""
-    scalars = {}
+    scalars: dict[str, Scalar] = {}
     for part in reversed(parts):
         scalars.update(part.scalars)
     return replace(parts[0], id=id, position=next((p.position for p in parts if p.position is not None), None),

@@ -6,12 +6,29 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.io import desi
 from engine.io.errors import ReadError
 from engine.io.folders import MAX_TABLE, Unit, ids_in, merge, read_image, spectrum_ids, stem, units
 from engine.objects import SkyObject
 
+
+class Row(NamedTuple):
+    """A row of a table of the folder. Two are the same if they are of the same table and id."""
+
+    table: Path
+    id: str
+    row: SkyObject
+
+    def __hash__(self) -> int:
+        return hash((self.table, self.id))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Row) and (self.table, self.id) == (other.table, other.id)
+
+
+Rows = Sequence[Row]
 Work = tuple[tuple[Path, ...], Callable[[], Iterator[SkyObject]]]
 
 
@@ -26,13 +43,13 @@ def works(files: Sequence[Path], survey: str | None) -> Iterator[Work]:
     used: dict[Path, set[str]] = defaultdict(set)
     for id, together in _together(things):
         names = {id, *(stem(f) for u in together for f in u.files)}
-        matches = [rows[n] for n in sorted(names) if n in rows]
-        for table, row in matches:
+        matches = list(dict.fromkeys(m for n in sorted(names) for m in rows.get(n, ())))
+        for table, _, row in matches:
             used[table].add(row.id)
         together_files = tuple(f for u in together for f in u.files)
-        yield together_files + tuple(dict.fromkeys(t for t, _ in matches)), partial(_read, together, id, matches, survey)
+        yield together_files + tuple(dict.fromkeys(t for t, _, _ in matches)), partial(_read, together, id, matches, survey)
     for unit in others:
-        yield (unit.files[0], *dict.fromkeys(t for t, _ in rows.values())), partial(_with_rows, unit.files[0], rows, used, survey)
+        yield (unit.files[0], *dict.fromkeys(t for found in rows.values() for t, _, _ in found)), partial(_with_rows, unit.files[0], rows, used, survey)
     for unit in found:
         path = unit.files[0]
         if unit in things or unit in others or path in redrocks:
@@ -65,25 +82,24 @@ def _ids(unit: Unit) -> set[str]:
         return set()
 
 
-def _rows(tables: Sequence[Path], survey: str | None) -> dict[str, tuple[Path, SkyObject]]:
+def _rows(tables: Sequence[Path], survey: str | None) -> Mapping[str, Rows]:
     """Id -> (table, row) of the folder's small tables; an id with a word before its number ("deimos_12008179") is found by both."""
     from engine.io import _read_file
 
-    found: dict[str, tuple[Path, SkyObject]] = {}
+    found: dict[str, list[Row]] = {}
     for table in tables:
         if table.stat().st_size > MAX_TABLE:
             continue
         try:
             for row in _read_file(table, survey):
-                found.setdefault(row.id, (table, row))
-                for number in ids_in(Path(row.id)) - {row.id}:
-                    found.setdefault(number, (table, row))
+                for name in {row.id} | ids_in(Path(row.id)):
+                    found.setdefault(name, []).append(Row(table, row.id, row))
         except (ReadError, OSError):
             continue  # said when the table itself is read
     return found
 
 
-def _read(together: Sequence[Unit], id: str, rows: Sequence[tuple[Path, SkyObject]], survey: str | None) -> Iterator[SkyObject]:
+def _read(together: Sequence[Unit], id: str, rows: Rows, survey: str | None) -> Iterator[SkyObject]:
     """The object of these units and table rows; a part alone keeps its own id."""
     from engine.io import _read_file
 
@@ -97,10 +113,10 @@ def _read(together: Sequence[Unit], id: str, rows: Sequence[tuple[Path, SkyObjec
     if len(together) == 1 and len(found) != 1:
         yield from found
         return
-    what = [*(f.name for u in together for f in u.files), *(f"a row of {t.name}" for t, _ in rows)]
-    own = [row for _, row in rows]
+    what = [*(f.name for u in together for f in u.files), *(f"a row of {t.name}" for t, _, _ in rows)]
+    own = [r.row for r in rows]
     name = id if len(together) > 1 else found[0].id
-    yield merge([*own[:1], *found] if own else found, own[0].id if own else name, f"joined by id {id}: {', '.join(what)}")
+    yield merge([*own, *found] if own else found, own[0].id if own else name, f"joined by id {id}: {', '.join(what)}")
 
 
 def _rest(path: Path, used: set[str], survey: str | None) -> Iterator[SkyObject]:
@@ -110,14 +126,16 @@ def _rest(path: Path, used: set[str], survey: str | None) -> Iterator[SkyObject]
     yield from (o for o in _read_file(path, survey) if o.id not in used)
 
 
-def _with_rows(path: Path, rows: Mapping[str, tuple[Path, SkyObject]], used: dict[Path, set[str]], survey: str | None
+def _with_rows(path: Path, rows: Mapping[str, Rows], used: dict[Path, set[str]], survey: str | None
                ) -> Iterator[SkyObject]:
     """The objects of a file of many, each with its row of the folder's tables. Rows that were used are noted for `_rest`."""
     from engine.io import _read_file
 
     for found in _read_file(path, survey):
         if found.id in rows:
-            table, row = rows[found.id]
-            used[table].add(row.id)
-            found = merge([row, found], row.id, f"joined by id {row.id}: {path.name}, a row of {table.name}")
+            matches = rows[found.id]
+            for table, id, _ in matches:
+                used[table].add(id)
+            tables = ", ".join(f"a row of {row.table.name}" for row in matches)
+            found = merge([*(r.row for r in matches), found], found.id, f"joined by id {found.id}: {path.name}, {tables}")
         yield found

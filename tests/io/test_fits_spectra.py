@@ -90,7 +90,7 @@ def test_desi_redshift_comes_from_the_redrock_file_beside(tmp_path: Path) -> Non
 
 def test_a_file_of_sky_fibres_is_refused(tmp_path: Path) -> None:
     _desi(tmp_path / "coadd-sky.fits", ["SKY", "BAD"], [0, 0])
-    with pytest.raises(ReadError, match="coadd-sky.fits holds 2 fibres|coadd-sky.fits: holds 2 fibres"):
+    with pytest.raises(ReadError, match="holds 2 fibres, all of them sky"):
         list(read(tmp_path / "coadd-sky.fits"))
 
 
