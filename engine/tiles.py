@@ -38,6 +38,7 @@ COUNT_CAP = 4096
 FILL = 0.30  # discs grow until they would cover this share of the occupied part of the map
 LARGEST_DISC, SMALLEST_DISC = 4.5, 0.8  # radius in tile pixels (half to one screen pixel each)
 GLOW_LEVEL, GLOW_SIGMA = 7, 1.4
+TAIL = 3.0
 LAYERS = 8  # states (colour, filter) of a map kept ready
 
 
@@ -64,7 +65,8 @@ class Scale:
 def scale_of(values: NDArray[Any] | None) -> Scale:
     """The colour scale of a column: numbers from the 2nd to the 98th percentile, classes in order of first appearance.
 
-    Numbers that are all positive and spread over more than a factor of 50 are shown by their logarithm.
+    Numbers that are all positive and spread over more than a factor of 50 are shown by their logarithm. A tail more than
+    `TAIL` times as long as the other side is cut: a few quasars must not press all galaxies into one colour.
     """
     if values is None:
         return Scale("density")
@@ -74,9 +76,11 @@ def scale_of(values: NDArray[Any] | None) -> Scale:
     known = known[np.isfinite(known)]
     if not len(known):
         return Scale("number")
-    low, high = (float(p) for p in np.percentile(known, [2, 98]))
+    low, middle, high = (float(p) for p in np.percentile(known, [2, 50, 98]))
     if low > 0 and known.min() > 0 and high / low > 50:
         return Scale("number", low, high, log=True)
+    if middle > low and high > middle:
+        low, high = max(low, middle - TAIL * (high - middle)), min(high, middle + TAIL * (middle - low))
     return Scale("number", low, high if high > low else low + (abs(low) or 1.0))
 
 

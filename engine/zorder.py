@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 FORMAT = 1
 CODE_BITS = 16  # of each coordinate: codes are 32 bits, level 16 is the finest grid
-MARGIN = 1.02  # the square is a little larger than the points, so that none lies on its rim
+MARGIN = 1.08  # the square is larger than the points, so that the glow around them fades before its rim
 # More points want a finer grid: 9 is what one 512-pixel tile of the whole map needs, 12 costs 90 MB a pyramid.
 LEVEL_STEPS = (300_000, 4_000_000, 40_000_000)
 LASSO_LEVEL = 8

@@ -204,6 +204,8 @@ class Desk:
         else:
             ramp = palettes.density(theme, 32) if scale.kind == "density" else palettes.numbers(theme, 32)
             out |= {"ramp": palettes.hexes(ramp), "low": scale.low, "high": scale.high, "log": scale.log,
+                    "below": bool((layer.value == 0).any()) if layer.value is not None else False,
+                    "above": bool((layer.value == 1).any()) if layer.value is not None else False,
                     "unknown": 0 if layer.value is None else int(np.isnan(layer.value).sum())}
         return out
 

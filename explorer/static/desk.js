@@ -162,8 +162,8 @@ class Desk {
     } else if (l.scale === "density") {
       this.legend.replaceChildren("few", h("i", { class: "ramp", style: `background:linear-gradient(90deg,${l.ramp.join()})` }), "many");
     } else {
-      const text = v => (Math.abs(v) >= 1e4 || (v && Math.abs(v) < 1e-3) ? v.toExponential(1) : String(+v.toPrecision(3)));
-      this.legend.replaceChildren(text(l.low), h("i", { class: "ramp", style: `background:linear-gradient(90deg,${l.ramp.join()})` }), text(l.high), h("span", { class: "unit" }, l.unit + (l.log ? " (log)" : "")), ...unknown);
+      const text = v => (Math.abs(v) < 1e-3 * (l.high - l.low) ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(1) : String(+v.toPrecision(3)));
+      this.legend.replaceChildren((l.below ? "≤ " : "") + text(l.low), h("i", { class: "ramp", style: `background:linear-gradient(90deg,${l.ramp.join()})` }), (l.above ? "≥ " : "") + text(l.high), h("span", { class: "unit" }, l.unit + (l.log ? " (log)" : "")), ...unknown);
     }
   }
 
