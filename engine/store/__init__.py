@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from engine.files import commit, only_writer, read_json, sync_folder, write_json
+from engine.files import commit, only_writer, read_json, sync_folder, sync_tree, write_json
 from engine.objects import SkyObject
 from engine.store import pixels, rows
 
@@ -271,6 +271,7 @@ class Store:
                 folder.mkdir(parents=True)
                 kept, digests = [objects[i] for i in new], [origins[i] for i in new]
                 images, spectra = pixels.write(folder, kept, self.lossless, self._threads())
+                sync_tree(folder, self._threads())
                 self._commit(rows.rows_table(kept, ids, digests, images, spectra, self._columns()))
                 self._stored().update((o.id, digest) for o, digest in zip(kept, digests, strict=True))
             renamed = {objects[i].id: name for i, name in zip(new, ids, strict=True) if objects[i].id != name}

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.objects import Image, SkyObject, Spectrum
-from engine.store.rounding import round_to_noise
-from engine.store.rows import unit_text, wcs_from_text, wcs_text
+from engine.store.rounding import IVAR_BITS, round_ivar, round_to_noise
+from engine.store.rows import unit_from_text, unit_text, wcs_from_text, wcs_text
 from engine.store.shards import ShardReader, write_array
 
 _OPEN_ARRAYS = 256  # file descriptors kept open for reading
@@ -41,7 +41,9 @@ def write(folder: Path, objects: Sequence[SkyObject], lossless: bool, pool: Exec
     grids = {name: _write_spectra(folder / name, group, pool) for name, group in spectra.items()}
     for obj, cells in zip(objects, image_cells, strict=True):
         for image, cell in zip(obj.images, cells, strict=True):
-            cell.update(_image_cell(image), steps=steps[Path(cell["group"]).name][cell["index"]])
+            rounded = not lossless and image.ivar is not None
+            cell.update(_image_cell(image), steps=steps[Path(cell["group"]).name][cell["index"]],
+                        ivar_bits=IVAR_BITS if rounded else None)
     for obj, cells in zip(objects, spectrum_cells, strict=True):
         for spectrum, cell in zip(obj.spectra, cells, strict=True):
             cell.update(_spectrum_cell(spectrum), grid=grids[Path(cell["group"]).name][cell["index"]])
@@ -91,12 +93,14 @@ def _spectrum_cell(sp: Spectrum) -> dict[str, Any]:
 
 def _write_images(path: Path, images: list[Image], lossless: bool, pool: Executor) -> list[list[float]]:
     pixels: list[Any] = [im.pixels for im in images]
+    ivars: list[Any] = [im.ivar for im in images]
     steps: list[list[float]] = [[] for _ in images]
     if not lossless:
         rounded = list(pool.map(lambda im: round_to_noise(im.pixels, im.ivar, im.mask), images))
         pixels, steps = [p for p, _ in rounded], [list(s) for _, s in rounded]
+        ivars = list(pool.map(lambda ivar: None if ivar is None else round_ivar(ivar), ivars))
     _write_part(path / "pixels", pixels, pool)
-    _write_part(path / "ivar", [im.ivar for im in images], pool)
+    _write_part(path / "ivar", ivars, pool)
     _write_part(path / "mask", [im.mask for im in images], pool)
     _write_part(path / "psf", [im.psf for im in images], pool)
     return steps
@@ -153,7 +157,7 @@ class PixelReader:
     def image(self, cell: dict[str, Any]) -> Image:
         pixels = self.part(cell, "pixels")
         assert pixels is not None
-        return Image(pixels, tuple(cell["bands"]), cell["survey"], wcs_from_text(cell["wcs"]), cell["unit"],
+        return Image(pixels, tuple(cell["bands"]), cell["survey"], wcs_from_text(cell["wcs"]), unit_from_text(cell["unit"]),
                      self.part(cell, "ivar"), self.part(cell, "mask"), self.part(cell, "psf"), cell["calibrated"],
                      pixel_scale=cell["pixel_scale"], history=tuple(cell["history"]))
 
@@ -162,4 +166,4 @@ class PixelReader:
         assert wavelength is not None and flux is not None
         resolution = self.part(cell, "resolution") if cell["resolutions"] else cell["resolution"]
         return Spectrum(wavelength, flux, self.part(cell, "ivar"), self.part(cell, "mask"), resolution, cell["survey"],
-                        cell["unit"], cell["calibrated"], history=tuple(cell["history"]))
+                        unit_from_text(cell["unit"]), cell["calibrated"], history=tuple(cell["history"]))
