@@ -1,7 +1,7 @@
 """Cutouts as pictures: Lupton colours, north up and east left, bad pixels hatched. Arrays in, PNG bytes out.
 
-The stretch of a survey is fixed, so that brightness can be compared between neighbours; where the unit is unknown it is
-taken from the picture itself, and `Picture.note` says so.
+The stretch of a survey is fixed, so that brightness can be compared between neighbours. Where it cannot be applied (no
+unit) or shows nothing (all black, all burnt out), a picture is stretched by its own noise, and `Picture.note` says so.
 """
 
 from __future__ import annotations
@@ -9,27 +9,30 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from astropy.visualization import AsinhStretch, PercentileInterval, make_lupton_rgb
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from engine.io.surveys import SURVEYS, match_band, nanomaggies_per_unit
+from engine.io.surveys import SURVEYS, Survey, match_band, nanomaggies_per_unit
 from engine.objects import Image
 
 Array = NDArray[Any]
-LARGEST = 1024  # pixels a side that are looked at; larger images are cut about their middle
+LARGEST = 512  # pixels a side of a picture; larger images are averaged in blocks
 BALANCE = {"legacy": (2.2 / 3.4, 1.0, 6.0 / 3.4)}  # red, green, blue over green: the Legacy viewer's look
 COLOURFUL = (0.75, 1.0, 1.6)  # for all others: an old galaxy is yellow, a young one blue
 HATCH = np.array([110, 118, 129], np.uint8)
+OWN_STRETCH, OWN_Q = 6.0, 8.0  # in units of the sky's scatter, for pictures that the survey's stretch does not fit
+PEDESTAL = 0.11  # of the stretch: the Legacy viewer's 0.03 at its scale for r
+DARK, BRIGHT = 60, 243  # of 255: bright end below, or faint end above: the picture shows nothing
 
 
 @dataclass(frozen=True)
 class Picture:
-    """png: bytes; scale: arcsec a pixel, None if unknown; size: (ny, nx); bands: shown as red, green, blue; note: what a
-    reader should know."""
+    """png: bytes; scale: arcsec a pixel of the picture, None if unknown; size: (ny, nx) of the picture; bands: shown as
+    red, green, blue; note: what a reader should know."""
 
     png: bytes
     scale: float | None
@@ -38,84 +41,142 @@ class Picture:
     note: str = ""
 
 
+class Turn(NamedTuple):
+    """How an image is laid on the screen: first its axes exchanged, then columns and rows reversed."""
+
+    exchange: bool = False
+    flip_x: bool = False
+    flip_y: bool = True  # FITS counts rows from below, screens from above
+
+
 def picture(image: Image) -> Picture:
     """An image of any survey and any number of bands as a picture."""
-    pixels, mask, image_bands = trimmed(image)
+    pixels, bad, block = binned(image)
     survey = SURVEYS.get(image.survey or "")
-    note = ""
-    if not image.calibrated and len(pixels) == 3:
-        rgb = np.clip(pixels.transpose(1, 2, 0), 0, 255).astype(np.uint8)
-        shown: tuple[str, ...] = image_bands
-        note = "a colour picture, not calibrated"
+    shown, notes = image.bands, []
+    if stretched_already(image, pixels):
+        rgb = np.clip(np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0), 0, 255).astype(np.uint8)
+        bad, notes = np.all(bad, axis=0), ["as delivered, not calibrated"]
     elif len(pixels) >= 2:
         chosen = three_bands(image, pixels, survey)
-        shown = tuple(image_bands[i] for i in chosen)
-        rgb, note = lupton(image, pixels[chosen], survey, shown)
-        mask = mask[list(chosen)].all(0)[None]
+        shown = tuple(image.bands[i] for i in chosen)
+        here = [i for i in dict.fromkeys(chosen) if not bad[i].all()] or chosen
+        hatch = np.any(bad[here], axis=0)
+        rgb, note = lupton(image, pixels[chosen], hatch, survey, shown)
+        notes = [note]
+        if empty := [band for i, band in enumerate(image.bands) if bad[i].all() or not pixels[i].any()]:
+            notes.append(f"{', '.join(empty)} empty")
+        bad = hatch
     else:
-        rgb, shown, note = one_band(pixels[0], mask[0]), image_bands, "one band, asinh stretch"
-    bad = mask.all(0) if mask.ndim == 3 else mask
-    rgb = hatched(rgb, bad)
-    return Picture(png(upright(rgb, image)), image.pixel_scale, rgb.shape[:2], shown, note)
+        bad = bad[0]
+        rgb, notes = one_band(pixels[0], bad), ["one band, asinh stretch of its own"]
+    if block > 1:
+        notes.append(f"averaged {block} × {block}")
+    rgb = upright(hatched(rgb, bad), turn_of(image))
+    scale = None if image.pixel_scale is None else image.pixel_scale * block
+    return Picture(png(rgb), scale, (rgb.shape[0], rgb.shape[1]), shown, "; ".join(n for n in notes if n))
 
 
-def trimmed(image: Image) -> tuple[Array, Array, tuple[str, ...]]:
-    """The middle of a large image, without NaN; what is not finite, masked or without weight counts as bad."""
+def binned(image: Image) -> tuple[Array, Array, int]:
+    """(pixels, bad, block): planes averaged in blocks of good pixels until they fit the screen, 0 where bad.
+
+    Bad is what is masked, not finite or without weight; a block is bad if all its pixels are.
+    """
     ny, nx = image.size
-    y, x = (max(0, (n - LARGEST) // 2) for n in (ny, nx))
-    part = (slice(None), slice(y, y + LARGEST), slice(x, x + LARGEST))
-    pixels = np.asarray(image.pixels[part], np.float32)
-    bad = ~np.isfinite(pixels)
-    if image.mask is not None:
-        bad |= image.mask[part]
-    if image.ivar is not None:
-        bad |= ~(image.ivar[part] > 0)
-    return np.where(np.isfinite(pixels), pixels, 0.0), bad, image.bands
+    block = max(1, math.ceil(max(ny, nx) / LARGEST))
+    planes: list[Array] = []
+    bads: list[Array] = []
+    for i, plane in enumerate(image.pixels):
+        good: Array = np.isfinite(plane)
+        if image.mask is not None:
+            good &= ~image.mask[i]
+        if image.ivar is not None:
+            good &= image.ivar[i] > 0
+        values: Array = np.where(good, plane, 0).astype(np.float32)
+        if block > 1:
+            count = in_blocks(good.astype(np.float32), block)
+            values, good = in_blocks(values, block) / np.maximum(count, 1), count > 0
+        planes.append(values)
+        bads.append(~good)
+    return np.stack(planes), np.stack(bads), block
 
 
-def three_bands(image: Image, pixels: Array, survey: Any) -> list[int]:
+def in_blocks(plane: Array, block: int) -> Array:
+    """Sums of block x block pixels; blocks at the edge may hold fewer."""
+    rows = np.add.reduceat(plane, np.arange(0, plane.shape[0], block), axis=0)
+    return np.asarray(np.add.reduceat(rows, np.arange(0, plane.shape[1], block), axis=1))
+
+
+def stretched_already(image: Image, pixels: Array) -> bool:
+    """Whether the planes are colours for the eye (a JPEG's), not fluxes."""
+    colours = not image.calibrated and tuple(b.lower() for b in image.bands) in (("r", "g", "b"), ("grey",))
+    return colours and bool(pixels.min() >= 0 and 1 < pixels.max() <= 255)
+
+
+def three_bands(image: Image, pixels: Array, survey: Survey | None) -> list[int]:
     """Planes for red, green and blue: the survey's choice, else long to short wavelengths; empty bands are passed over."""
     there = [i for i in range(len(pixels)) if pixels[i].any()] or list(range(len(pixels)))
     if survey is not None and survey.rgb:
         names = {match_band(image.bands[i], survey.bands): i for i in there}
-        wanted = [names.get(b) for b in survey.rgb]
-        if None not in wanted:
-            return [int(i) for i in wanted if i is not None]
+        wanted = [names[b] for b in survey.rgb if b in names]
+        if len(wanted) == 3:
+            return wanted
     if survey is not None and survey.bands:
         def wavelength(i: int) -> float:
             found = match_band(image.bands[i], survey.bands)
             return survey.bands[found].wavelength if found else 0.0
         there = sorted(there, key=wavelength)
-    return [there[-1], there[len(there) // 2], there[0]]
+    return [there[-1], there[(len(there) - 1) // 2], there[0]]
 
 
-def lupton(image: Image, three: Array, survey: Any, bands: tuple[str, ...]) -> tuple[Array, str]:
-    """(ny, nx, 3) bytes by Lupton et al. 2004, with the survey's stretch if the pixels' unit is the survey's."""
-    balance = BALANCE.get(image.survey or "", COLOURFUL)
-    factor = None
-    if survey is not None and image.calibrated and survey.unit is not None and image.unit is not None:
-        own = nanomaggies_per_unit(survey.key, bands[1], image.unit, image.pixel_scale)
-        usual = nanomaggies_per_unit(survey.key, bands[1], survey.unit, image.pixel_scale)
-        factor = own / usual if own and usual else None
-    # Surface brightness decides how a picture looks: a stretch belongs to the survey's own pixel size.
-    if factor is not None and survey.pixel_scale and image.pixel_scale:
-        factor *= (survey.pixel_scale / image.pixel_scale) ** 2
-    scaled = np.stack([plane * w for plane, w in zip(three, balance, strict=True)])
-    if factor is not None and (three != 0).any():
-        scaled, note = scaled * factor, ""
-        stretch, q = survey.stretch, survey.q
-    else:
-        spread = noise_of(scaled)
-        stretch, q, note = 6 * spread, 8.0, "stretch taken from this picture: its unit is not known"
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(make_lupton_rgb(*scaled, stretch=max(stretch, 1e-30), Q=q)), note
+def lupton(image: Image, three: Array, bad: Array, survey: Survey | None, bands: tuple[str, ...]) -> tuple[Array, str]:
+    """(ny, nx, 3) bytes by Lupton et al. 2004 with the survey's stretch if the pixels' unit is known, and a note if not."""
+    factors = to_survey_unit(image, survey, bands)
+    if factors is not None:
+        three = three * factors[:, None, None]
+    if len(set(bands)) == 2:  # green between the two that there are
+        three = np.stack([three[0], (three[0] + three[2]) / 2, three[2]])
+    balanced = np.stack([plane * w for plane, w in zip(three, BALANCE.get(image.survey or "", COLOURFUL), strict=True)])
+    note = "stretch of its own: its unit is not known"
+    if factors is not None and survey is not None:
+        rgb = colours(balanced, survey.stretch, survey.q)
+        seen = rgb.max(2)[~bad]
+        faint, bright = np.quantile(seen, (0.1, 0.998)) if seen.size else (0, 255)
+        if faint <= BRIGHT and bright >= DARK:
+            return rgb, ""
+        note = f"stretch of its own: all {'burnt out' if faint > BRIGHT else 'black'} at the survey's"
+    if (~bad).any():
+        balanced -= np.median(balanced[:, ~bad], axis=1)[:, None, None]
+    return colours(balanced / noise_of(balanced[:, ~bad]), OWN_STRETCH, OWN_Q), note
 
 
-def noise_of(planes: Array) -> float:
-    """Robust scatter of the sky, from the fainter half of the pixels."""
-    middle = np.median(planes)
-    faint = planes[planes <= middle]
-    return float(1.4826 * np.median(np.abs(faint - middle))) or float(np.abs(planes).max()) / 20 or 1.0
+def colours(three: Array, stretch: float, q: float) -> Array:
+    """Lupton's colours, with the sky lifted to a dark grey as the Legacy viewer does, so that its noise can be seen."""
+    return np.asarray(make_lupton_rgb(*three, minimum=-PEDESTAL * stretch, stretch=stretch, Q=q))
+
+
+def to_survey_unit(image: Image, survey: Survey | None, bands: tuple[str, ...]) -> Array | None:
+    """What turns each band's pixels into flux in the survey's own unit and pixel size, for which its stretch was made.
+
+    Bands with different zero points come to one scale, that of the green. Surface brightness decides how a picture looks,
+    hence the pixel size. None where the unit is not known.
+    """
+    if survey is None or survey.unit is None or image.unit is None or not image.calibrated:
+        return None
+    own = [nanomaggies_per_unit(survey.key, band, image.unit, image.pixel_scale) for band in bands]
+    usual = nanomaggies_per_unit(survey.key, bands[1], survey.unit, survey.pixel_scale)
+    if not usual or not all(own):
+        return None
+    area = (survey.pixel_scale / image.pixel_scale) ** 2 if survey.pixel_scale and image.pixel_scale else 1.0
+    return np.array(own, np.float32) * np.float32(area / usual)
+
+
+def noise_of(values: Array) -> float:
+    """Robust scatter of the sky, from the fainter half of the values; never zero."""
+    if not values.size:
+        return 1.0
+    faint = values[values <= np.median(values)]
+    return float(1.4826 * np.median(np.abs(faint - faint.max()))) or float(np.abs(values).max()) / 20 or 1.0
 
 
 def one_band(plane: Array, bad: Array) -> Array:
@@ -139,37 +200,47 @@ def hatched(rgb: Array, bad: Array) -> Array:
     return out
 
 
-def upright(rgb: Array, image: Image) -> Array:
-    """Rows from north to south, columns from east to west, to the nearest quarter turn; without a WCS, y is up."""
+def turn_of(image: Image) -> Turn:
+    """The quarter turns and flips that bring north up and east left as near as they can; without a WCS, y is up."""
     if image.wcs is None:
-        return rgb[::-1]
+        return Turn()
     east, north = directions(image)
-    if abs(north[1]) < abs(north[0]):  # north lies along a row
-        rgb = rgb.transpose(1, 0, 2)
+    exchange = abs(north[1]) < abs(north[0])  # north lies along a row
+    if exchange:
         east, north = east[::-1], north[::-1]
-    if north[1] > 0:
-        rgb = rgb[::-1]
-    return rgb[:, ::-1] if east[0] > 0 else rgb
+    return Turn(exchange, east[0] > 0, north[1] > 0)
+
+
+def upright(rgb: Array, turn: Turn) -> Array:
+    """The pixels, moved but not changed."""
+    if turn.exchange:
+        rgb = rgb.transpose(1, 0, 2)
+    return rgb[:: -1 if turn.flip_y else 1, :: -1 if turn.flip_x else 1]
 
 
 def directions(image: Image) -> tuple[tuple[float, float], tuple[float, float]]:
     """Where east and north point at the middle of the image, as (x, y) in pixels."""
     assert image.wcs is not None
     ny, nx = image.size
-    ra, dec = (float(v) for v in image.wcs.wcs_pix2world([[(nx - 1) / 2, (ny - 1) / 2]], 0)[0])
-    step = 1e-4
-    points = [[ra, dec], [ra + step / max(math.cos(math.radians(dec)), 1e-6), dec], [ra, dec + step]]
+    middle = np.array([(nx - 1) / 2, (ny - 1) / 2])
+    ra, dec = (float(v) for v in image.wcs.all_pix2world([middle], 0)[0])
+    step = 1e-4 if dec < 89.9 else -1e-4  # degrees; not over the pole
+    points = [[ra, dec], [ra + abs(step) / max(math.cos(math.radians(dec)), 1e-6), dec], [ra, dec + step]]
+    # The core WCS suffices for a direction, and unlike the distorted one it always has an inverse.
     here, east, north = image.wcs.wcs_world2pix(points, 0)
-    return tuple(east - here), tuple(north - here)  # type: ignore[return-value]
+    e, n = east - here, (north - here) * np.sign(step)
+    return (float(e[0]), float(e[1])), (float(n[0]), float(n[1]))
 
 
 def compass_angle(image: Image) -> float | None:
-    """Degrees by which north is off the picture's upward direction (-45 to 45); None without a WCS."""
+    """Degrees, clockwise, by which north is off the picture's upward direction (-45 to 45); None without a WCS."""
     if image.wcs is None:
         return None
+    turn = turn_of(image)
     _, north = directions(image)
-    turn = math.degrees(math.atan2(north[0], north[1]))
-    return round((turn + 45) % 90 - 45, 1)
+    x, y = north[::-1] if turn.exchange else north
+    right, up = -x if turn.flip_x else x, y if turn.flip_y else -y
+    return round(math.degrees(math.atan2(right, up)), 1) + 0.0
 
 
 def png(rgb: Array) -> bytes:
