@@ -35,9 +35,9 @@ class Embeddings:
         if not (folder / MANIFEST).is_file():
             raise FileNotFoundError(f"{folder} holds no embeddings; run: omnisky embed {_sky(folder)}")
         manifest = read_json(folder / MANIFEST)
-        missing = {"space", "model", "checksum", "inputs", "version", "rows", "dim"} - set(manifest)
-        if missing:
-            raise ValueError(f"{folder / MANIFEST} lacks {', '.join(sorted(missing))}; {_remedy(folder)}")
+        wrong = _wrong(manifest)
+        if wrong:
+            raise ValueError(f"{folder / MANIFEST} is damaged ({wrong}); {_remedy(folder)}")
         found = cls(folder, manifest)
         found._check()
         return found
@@ -89,6 +89,16 @@ class Embeddings:
             os.fsync(file.fileno())
         self.manifest = {**self.manifest, "rows": len(self) + len(new)}
         write_json(self.folder / MANIFEST, self.manifest)
+
+
+def _wrong(manifest: Any) -> str:
+    """What a manifest lacks or says wrongly; "" if nothing."""
+    if not isinstance(manifest, dict):
+        return "not an object of names and values"
+    if missing := {"space", "model", "checksum", "inputs", "version", "rows", "dim"} - set(manifest):
+        return f"it lacks {', '.join(sorted(missing))}"
+    counts = (manifest["rows"], manifest["dim"] - 1) if isinstance(manifest["dim"], int) else (-1,)
+    return "" if all(isinstance(n, int) and n >= 0 for n in counts) else "its rows or dim is no count"
 
 
 def _sky(folder: Path) -> Path:
