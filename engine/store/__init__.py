@@ -3,17 +3,18 @@
 Each batch writes its Zarr arrays first (``pixels/00007/``) and its rows last (``rows/part-00007.parquet``, renamed into
 place): that rename is the commit. Nothing is changed afterwards, so a writer killed anywhere leaves a sky that opens,
 and what it left of an unfinished batch is swept away by the next writer. Rows are numbered in order of arrival.
+`hats.export` writes them sorted along the sky.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,15 +23,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from engine.files import commit, only_writer, read_json, sync_folder, sync_tree, write_json
 from engine.objects import SkyObject
-from engine.store import pixels, rows
+from engine.store import hats, pixels, rows
+from engine.store.parts import PACK, Parts
 
 FORMAT = 1
-_CACHED_PARTS = 64
+_NOWHERE = np.iinfo(np.int64).max  # sorts behind all pixels
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,11 @@ class Store:
         self.info: dict[str, Any] = read_json(self.path / "sky.json")
         if self.info.get("format") != FORMAT:
             raise ValueError(f"{self.path} has format {self.info.get('format')!r}, this version reads {FORMAT}; update Omnisky")
-        self._starts = [0]  # first row of each part, and the total
+        self._parts = Parts(self.path / "rows")
         self._ids = np.zeros(0, dtype=str)
         self._row_of: dict[str, int] = {}
         self._known: set[tuple[str, str]] | None = None
         self._names: rows.ScalarColumns | None = None
-        self._schema, self._schema_parts = rows.empty_table().schema, 0
-        self._parts: OrderedDict[int, pa.Table] = OrderedDict()
         self._pixels = pixels.PixelReader(self.path / "pixels")
         self._cache_lock = threading.Lock()
         self._write_lock = threading.RLock()
@@ -78,12 +77,13 @@ class Store:
             if lossless and not store.lossless:
                 raise ValueError(f"{path} was made with rounded pixels; ingest losslessly into a new sky")
             return store
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _is_unfinished(path):
             raise ValueError(f"{path} exists and is not a sky; choose another name")
-        (path / "rows").mkdir(parents=True, exist_ok=True)
-        (path / "pixels").mkdir(exist_ok=True)
-        write_json(path / "sky.json", {"name": path.name.removesuffix(".sky"), "format": FORMAT,
-                                       "created": datetime.now(UTC).isoformat(timespec="seconds"), "lossless": lossless})
+        with _sentence_if_full(path):
+            (path / "rows").mkdir(parents=True, exist_ok=True)
+            (path / "pixels").mkdir(exist_ok=True)
+            write_json(path / "sky.json", {"name": path.name.removesuffix(".sky"), "format": FORMAT,
+                                           "created": datetime.now(UTC).isoformat(timespec="seconds"), "lossless": lossless})
         return cls(path)
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -93,17 +93,11 @@ class Store:
         return bool(self.info.get("lossless"))
 
     def __len__(self) -> int:
-        return self._starts[-1]
-
-    def _part_path(self, part: int) -> Path:
-        return self.path / "rows" / f"part-{part:05d}.parquet"
+        return len(self._parts)
 
     def refresh(self) -> bool:
-        """Look for batches committed since; True if there are any."""
-        before = len(self._starts)
-        while (path := self._part_path(len(self._starts) - 1)).exists():
-            self._starts.append(self._starts[-1] + pq.read_metadata(path).num_rows)
-        if len(self._starts) == before:
+        """Look for batches committed since; True if there are any. Raises ValueError with the name of a damaged file."""
+        if not self._parts.refresh():
             return False
         self._known = self._names = None
         return True
@@ -127,13 +121,7 @@ class Store:
     @property
     def schema(self) -> pa.Schema:
         """All columns that any row has, with units and scalar names in the fields' metadata."""
-        with self._cache_lock:
-            parts = len(self._starts) - 1
-            if self._schema_parts < parts:
-                new = [pq.read_schema(self._part_path(i)) for i in range(self._schema_parts, parts)]
-                self._schema = pa.unify_schemas([self._schema, *new], promote_options="permissive")
-                self._schema_parts = parts
-            return self._schema
+        return self._parts.schema
 
     def _row_numbers(self) -> dict[str, int]:
         ids = self.ids
@@ -146,51 +134,22 @@ class Store:
 
         A part that lacks a column has nulls there. Raises KeyError for a column that no part has.
         """
-        first = max(int(np.searchsorted(self._starts, since, side="right")) - 1, 0)
-        parts = [self._read_part(i, columns) for i in range(first, len(self._starts) - 1)]
-        if not parts:
-            return rows.empty_table(columns)
-        table = pa.concat_tables(parts, promote_options="permissive").slice(since - self._starts[first])
-        if missing := set(columns or ()) - set(table.column_names):
-            raise KeyError(f"no column {sorted(missing)[0]!r} in {self.path}")
-        return table if columns is None else table.select(list(columns))
+        return self._parts.table(columns, since)
 
-    def _read_part(self, part: int, columns: Sequence[str] | None) -> pa.Table:
-        path = self._part_path(part)
-        file = pq.ParquetFile(path, memory_map=True)
-        there = file.schema_arrow.names
-        wanted = [c for c in there if c not in rows.NESTED] if columns is None else [c for c in columns if c in there]
-        return file.read(wanted or ["id"], use_threads=False)
-
-    def _locate(self, row: int) -> tuple[pa.Table, int]:
-        """The part a row is in (with all columns, cached) and its place there."""
-        n = len(self)
-        if not -n <= row < n:
-            raise IndexError(f"row {row} of a sky with {n} objects")
-        row = int(row) % n
-        part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        with self._cache_lock:
-            table = self._parts.get(part)
-            if table is not None:
-                self._parts.move_to_end(part)
-        if table is None:
-            table = pq.ParquetFile(self._part_path(part)).read(use_threads=False).combine_chunks()
-            with self._cache_lock:
-                self._parts[part] = table
-                if len(self._parts) > _CACHED_PARTS:
-                    self._parts.popitem(last=False)
-        return table, row - self._starts[part]
+    def blocks(self, schema: pa.Schema) -> Iterator[pa.Table]:
+        """All rows in order, some ten thousand at a time, with the columns of `schema` (a part of `Store.schema`)."""
+        return self._parts.blocks(schema)
 
     def read(self, row: int) -> SkyObject:
         """The object of a row, as it was put in (pixels rounded far below the noise, unless the sky is lossless)."""
-        table, i = self._locate(row)
+        table, i = self._parts.row(row)
         images = [self._pixels.image(cell) for cell in table.column("_images")[i].as_py()]
         spectra = [self._pixels.spectrum(cell) for cell in table.column("_spectra")[i].as_py()]
         return rows.object_from(table, i, images, spectra)
 
     def cells(self, row: int, kind: str = "image") -> list[dict[str, Any]]:
         """What the row says of its images or spectra (survey, bands, unit, WCS ...), without reading pixels."""
-        table, i = self._locate(row)
+        table, i = self._parts.row(row)
         found: list[dict[str, Any]] = table.column({"image": "_images", "spectrum": "_spectra"}[kind])[i].as_py()
         return found
 
@@ -220,12 +179,16 @@ class Store:
     def healpix_index(self) -> NDArray[np.int64]:
         """All rows sorted by _healpix_29 (those without a position last): index/healpix.npy if it covers every row."""
         saved = self.path / "index" / "healpix.npy"
-        if saved.exists():
+        with suppress(OSError, ValueError, EOFError):  # absent or damaged: it is made of the rows again
             order = np.load(saved, mmap_mode="r", allow_pickle=False)
-            if order.shape == (len(self),):
+            if order.shape == (len(self),) and order.dtype == np.int64:
                 return order
+        return np.argsort(self._healpix(), kind="stable")
+
+    def _healpix(self) -> NDArray[np.int64]:
+        """Of all rows; the largest number of its type where there is no position."""
         column = self.table(["_healpix_29"]).column("_healpix_29")
-        return np.argsort(pc.fill_null(column, np.iinfo(np.int64).max).to_numpy(), kind="stable")
+        return pc.fill_null(column, _NOWHERE).to_numpy()
 
     def save_healpix_index(self) -> None:
         """Write the sorted index beside the rows, for all rows there are now."""
@@ -235,6 +198,12 @@ class Store:
         with temporary.open("wb") as file:
             np.save(file, self.healpix_index, allow_pickle=False)
         commit(temporary, folder / "healpix.npy")
+
+    def export_hats(self, path: str | Path, max_rows: int = hats.MAX_ROWS) -> hats.Exported:
+        """Write the rows with a position as a HATS catalogue to a new folder; see `hats.export`."""
+        healpix = self._healpix()[self.healpix_index]
+        with _sentence_if_full(Path(path)):
+            return hats.export(self, path, healpix[: np.searchsorted(healpix, _NOWHERE)], max_rows)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -249,6 +218,7 @@ class Store:
                 self._writing = True
                 try:
                     self.refresh()
+                    self._parts.pack()
                     yield
                 finally:
                     self._writing = False
@@ -265,34 +235,39 @@ class Store:
             new, ids, duplicates = self._sort_out(objects, origins)
             start = len(self)
             if new:
-                part = len(self._starts) - 1
-                folder = self.path / "pixels" / f"{part:05d}"
-                shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left
-                folder.mkdir(parents=True)
-                kept, digests = [objects[i] for i in new], [origins[i] for i in new]
-                images, spectra = pixels.write(folder, kept, self.lossless, self._threads())
-                sync_tree(folder, self._threads())
-                self._commit(rows.rows_table(kept, ids, digests, images, spectra, self._columns()))
-                self._stored().update((o.id, digest) for o, digest in zip(kept, digests, strict=True))
+                self._write([objects[i] for i in new], ids, [origins[i] for i in new])
             renamed = {objects[i].id: name for i, name in zip(new, ids, strict=True) if objects[i].id != name}
             return Appended(range(start, len(self)), tuple(duplicates), renamed)
 
+    def _write(self, objects: Sequence[SkyObject], ids: Sequence[str], origins: Sequence[str]) -> None:
+        """Pixels first, rows last. Raises ValueError, and leaves nothing, if the disk is full."""
+        folder = self.path / "pixels" / f"{self._parts.count:05d}"
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left
+        done = self._parts.count
+        with _sentence_if_full(self.path):
+            try:
+                folder.mkdir(parents=True)
+                images, spectra = pixels.write(folder, objects, self.lossless, self._threads())
+                sync_tree(folder, self._threads())
+                sync_folder(folder.parent)
+                self._commit(rows.rows_table(objects, ids, origins, images, spectra, self._columns()))
+            except BaseException:
+                self._parts.refresh()
+                if self._parts.count == done:  # the rename, the commit, did not happen
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+        self._stored().update((o.id, origin) for o, origin in zip(objects, origins, strict=True))
+
     def append_table(self, table: pa.Table) -> None:
         """Commit rows that are laid out as `rows.rows_table` makes them; their pixels must lie in the sky already."""
-        with self.writing():
+        with self.writing(), _sentence_if_full(self.path):
             self._commit(table)
             self._known = self._names = None
 
     def _commit(self, table: pa.Table) -> None:
-        path = self._part_path(len(self._starts) - 1)
-        temporary = path.with_name(path.name + ".tmp")
-        sync_folder(self.path / "pixels")
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        commit(temporary, path)
-        self._starts.append(self._starts[-1] + len(table))
+        self._parts.commit(table)
+        if self._parts.count % PACK == 0:
+            self._parts.pack()
 
     def _sort_out(self, objects: Sequence[SkyObject], origins: Sequence[str]) -> tuple[list[int], list[str], list[str]]:
         """Which objects are new, what they will be called, and the ids of those that are stored already."""
@@ -337,6 +312,23 @@ class Store:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 2)), thread_name_prefix="store")
         return self._pool
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether there is nothing in a folder but what a `Store.create` that was killed left."""
+    ours = {"rows", "pixels", "sky.json.tmp"}
+    return path.is_dir() and all(p.name in ours and (p.is_file() or not any(p.iterdir())) for p in path.iterdir())
+
+
+@contextmanager
+def _sentence_if_full(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ValueError(f"there is no room left to write {path} ({error.strerror}); free some and run the same again: "
+                         "what was stored before is whole") from error
 
 
 def _first(cells: list[dict[str, Any]], survey: str | None) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 STEPS_A_SIGMA = 16
 IVAR_BITS = 8
-_INTEGERS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+_INTEGERS: dict[int, Any] = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 _NORMAL_MAD = 1.4826  # sigma of a Gaussian over its median absolute deviation
 
 
