@@ -51,6 +51,11 @@ def test_readers_know_no_model_and_models_no_file() -> None:
     assert not loaded_by(modules_of("engine.models")) & {"engine.io", "engine.store", "astropy"}
 
 
+def test_the_app_needs_no_torch_and_the_desk_no_panel() -> None:
+    assert not loaded_by([m for m in modules_of("explorer") if m != "explorer.worker"]) & {"torch"}
+    assert not loaded_by(["explorer.desk", "explorer.pictures", "explorer.spectra"]) & {"torch", "panel", "bokeh", "tornado"}
+
+
 ONLY_TORCH = """
 import sys
 class Bare:
@@ -63,7 +68,7 @@ sys.meta_path.insert(0, Bare())
 """
 
 
-@pytest.mark.parametrize("room", ["engine.models"])
+@pytest.mark.parametrize("room", ["engine.models", "engine.simulate"])
 def test_rooms_for_bare_nodes_need_only_torch(room: str) -> None:
     names = modules_of(room)
     assert names, f"{room} has no modules"
