@@ -35,7 +35,7 @@ bench: setup  ## how fast each stage and each interaction is, beside a peer; wri
 
 screenshots: setup  ## the pictures in assets/, from the running app
 	@$(BIN)/python tools/browser.py
-	@$(BIN)/python tools/screenshots.py $(ARGS)
+	@$(BIN)/python -m tools.screenshots $(ARGS)
 
 clean:  ## forget the environment (skies stay)
 	rm -rf $(VENV)
