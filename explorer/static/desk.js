@@ -70,7 +70,7 @@ class Desk {
     this.map = new SkyMap(this.canvas, { tile: (l, z, x, y) => this.url(`tile/${l.map}/${l.version}/${encodeURIComponent(l.colour)}/${l.theme}/${z}/${x}/${y}.png`), tap: (x, y, r) => this.tap(x, y, r) },
       { pick: row => this.go(row), hover: (hit, event) => this.hover(hit, event), moved: view => { this.state.view = view; this.writeLater(); } });
     this.root.addEventListener("pointerdown", () => { this.hint.hidden = true; }, { once: true });
-    document.addEventListener("keydown", e => this.key(e));
+    (this.page ? document : this.root).addEventListener("keydown", e => this.key(e)); // a notebook has keys of its own
     if (this.page) { window.addEventListener("popstate", () => this.readAddress()); }
   }
 
