@@ -120,7 +120,7 @@ class Store:
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns that any row has, with units and scalar names in the fields' metadata."""
+        """All columns that any row has (but the nested ones), with units and scalar names in the fields' metadata."""
         return self._parts.schema
 
     def _row_numbers(self) -> dict[str, int]:
@@ -191,12 +191,15 @@ class Store:
         return pc.fill_null(column, _NOWHERE).to_numpy()
 
     def save_healpix_index(self) -> None:
-        """Write the sorted index beside the rows, for all rows there are now."""
+        """Write the sorted index beside the rows, for all rows there are now, unless it is there."""
+        order = self.healpix_index
+        if isinstance(order, np.memmap):
+            return
         folder = self.path / "index"
         folder.mkdir(exist_ok=True)
         temporary = folder / "healpix.npy.tmp"
         with temporary.open("wb") as file:
-            np.save(file, self.healpix_index, allow_pickle=False)
+            np.save(file, order, allow_pickle=False)
         commit(temporary, folder / "healpix.npy")
 
     def export_hats(self, path: str | Path, max_rows: int = hats.MAX_ROWS) -> hats.Exported:

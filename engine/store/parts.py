@@ -78,7 +78,7 @@ class Parts:
         """The files that hold all rows from part `first` on (or from a little before), each with its first part."""
         i = first
         while i < self.count:
-            if i // PACK in self._packs and not nested:
+            if i // PACK in self._packs and not nested and self._pack(i // PACK).exists():
                 i -= i % PACK
                 yield i, self._pack(i // PACK)
                 i += PACK
@@ -88,7 +88,7 @@ class Parts:
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns that any row has, with units and scalar names in the fields' metadata."""
+        """All columns that any row has (but the nested ones), with units and scalar names in the fields' metadata."""
         with self._lock:
             if self._schema_parts < self.count:
                 new = [_schema(path) for _, path in self._files(self._schema_parts)]
@@ -154,9 +154,9 @@ class Parts:
     def pack(self) -> None:
         """Make the packs that there could be and are not."""
         for k in range(self.count // PACK):
-            if k not in self._packs and not self._pack(k).exists():
+            if not self._pack(k).exists():
                 paths = [self._part(i) for i in range(k * PACK, (k + 1) * PACK)]
-                schema = pa.schema([f for f in _unified([_schema(path) for path in paths]) if f.name not in rows.NESTED])
+                schema = _unified([_schema(path) for path in paths])
                 starts = self._starts[k * PACK : (k + 1) * PACK + 1]
                 counts = json.dumps(np.diff(starts).tolist())
                 tables = (pa.concat_tables([_read(path, schema.names), schema.empty_table()], promote_options="permissive")
@@ -185,8 +185,9 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _schema(path: Path) -> pa.Schema:
+    """Of the columns that are not nested."""
     with _naming(path):
-        return pq.read_schema(path).remove_metadata()
+        return pa.schema([f for f in pq.read_schema(path) if f.name not in rows.NESTED])
 
 
 def _unified(schemas: Sequence[pa.Schema]) -> pa.Schema:

@@ -44,8 +44,8 @@ def write_array(path: Path, items: Iterable[NDArray[Any] | None], count: int, sh
     dtype = np.dtype(dtype)
     if dtype.itemsize * int(np.prod(shape)) > _MAX_CHUNK:
         raise ValueError(f"an array of shape {shape} is larger than 2 GiB; cut it into smaller images first")
-    shard = path.joinpath("c", *["0"] * (1 + len(shape)))
-    shard.parent.mkdir(parents=True)
+    path.mkdir(parents=True)
+    shard = path / ".".join(["c", *["0"] * (1 + len(shape))])
     (path / "zarr.json").write_text(json.dumps(_metadata(count, shape, dtype.str)))
     codec = Blosc("zstd", clevel=_LEVEL, shuffle=BITSHUFFLE)
     index = np.full((count, 2), _ABSENT, dtype="<u8")
@@ -77,6 +77,7 @@ def _metadata_of_one(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
     files: dict[str, Any] = {}
     one = (1, *shape)
     zarr.create_array(MemoryStore(files), shape=one, dtype=dtype, chunks=one, shards=one, fill_value=0,
+                      chunk_key_encoding={"name": "default", "separator": "."},  # no folder in a folder in a folder
                       compressors=(BloscCodec(cname="zstd", clevel=_LEVEL, shuffle="bitshuffle",
                                               typesize=np.dtype(dtype).itemsize), Crc32cCodec()))
     found: dict[str, Any] = json.loads(files["zarr.json"].to_bytes())
@@ -107,13 +108,14 @@ class ShardReader:
             shape, codec = meta["shape"], meta["codecs"][0]
             whole = codec["name"] == "sharding_indexed" and meta["chunk_grid"]["configuration"]["chunk_shape"] == shape
             inner = [c["name"] for c in codec["configuration"]["codecs"]] if whole else []
+            separator = meta["chunk_key_encoding"]["configuration"]["separator"]
             self.count, self.shape, self.dtype = int(shape[0]), tuple(shape[1:]), np.dtype(meta["data_type"])
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"{path / 'zarr.json'} does not describe an array; restore it from a copy") from error
         if inner not in (["bytes", "blosc"], ["bytes", "blosc", "crc32c"]):
             raise ValueError(f"{path} is not one shard of Blosc chunks; this sky was changed by another program")
         self._has_sums = inner[-1] == "crc32c"
-        self._shard = path.joinpath("c", *["0"] * len(shape))
+        self._shard = path / separator.join(["c", *["0"] * len(shape)])
         self._codec = Blosc()
         self._fd = os.open(self._shard, os.O_RDONLY)
         self._index = self._read_index()

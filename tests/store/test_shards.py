@@ -44,7 +44,7 @@ def test_equal_items_take_the_space_of_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "index", "one bit", "metadata"])
 def test_damage_is_told_with_the_name_of_the_file(tmp_path: Path, damage: str) -> None:
     path = write(tmp_path / "a", [np.random.default_rng(i).normal(size=200) for i in range(3)])
-    shard = path / "c" / "0" / "0"
+    shard = path / "c.0.0"
     data = bytearray(shard.read_bytes())
     if damage == "cut":
         data = data[: len(data) // 2]
