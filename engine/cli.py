@@ -216,9 +216,9 @@ def export(
     from engine.store import Store
 
     with one_sentence():
-        store = Store(sky)
-        store.export_hats(hats)
-        report({"objects": len(store), "catalogue": str(hats)}, json)
+        written = Store(sky).export_hats(hats)
+        report({"catalogue": str(hats), "rows": written.rows, "partitions": written.partitions,
+                "left out, without a position": written.left_out}, json)
 
 
 @app.command(epilog="Example: omnisky doctor --json")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,16 +127,21 @@ def map(sky: str | Path, space: str | None = None, kind: str | None = None) -> I
     for i, (k, s) in enumerate(todo):
         yield Step(i / len(todo), f"{k}-{s}: placing {len(spaces[s]):,} objects")
         place(store.path, k, s, spaces[s])
-    yield Step(1.0, f"maps {', '.join(f'{k}-{s}' for k, s in todo)} hold {len(store):,} objects")
+    reach = min(len(spaces[s]) for _, s in todo)
+    missing = f"; {len(store) - reach:,} have no vectors yet: omnisky embed {store.path}" if reach < len(store) else ""
+    yield Step(1.0, f"maps {', '.join(f'{k}-{s}' for k, s in todo)} hold {reach:,} objects{missing}")
 
 
 def place(sky: Path, kind: str, space: str, embeddings: Embeddings) -> None:
-    """Bring one map up to date: fit it if there is none of this model's vectors, else place the newcomers."""
+    """Bring one map up to date: fit it if there is no whole one of this model's vectors, else place the newcomers."""
     from engine import maps
 
     name, vectors = f"{kind}-{space}", embeddings.vectors
     folder, checksum = sky / "maps" / name, embeddings.manifest["checksum"]
-    known = maps.Map.open(folder) if (folder / "manifest.json").is_file() else None
+    try:
+        known = maps.Map.open(folder)
+    except (FileNotFoundError, ValueError):
+        known = None
     if known is not None and known.manifest.get("checksum") == checksum and len(known.xy) <= len(vectors):
         if len(known.xy) < len(vectors):
             known.grow(vectors[len(known.xy):]).save(folder)
@@ -164,7 +170,7 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
 
     Raises ValueError if the sky is there but holds something else than this simulation.
     """
-    from engine import checkpoints, demo_sky, maps
+    from engine import checkpoints, demo_sky
 
     seed = demo_sky.SEED if seed is None else seed
     store = Store.create(sky)
@@ -172,7 +178,7 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
     if store.origins - {origin}:
         raise ValueError(f"{store.path} holds other objects than the simulated sky with seed {seed}; choose another folder")
     if len(store) < objects or not (store.path / "maps").is_dir():
-        threading.Thread(target=maps.warm_up, daemon=True).start()
+        threading.Thread(target=_warm_up, daemon=True).start()
     bundle = checkpoints.load(model)
     for step in embed(store.path, model):  # what a stopped run stored and did not embed
         yield Step(0.5 * step.fraction * len(store) / objects, step.note)
@@ -193,6 +199,13 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
     yield from _scaled(map(store.path), 0.9, 0.97)
     yield from _scaled(index(store.path), 0.97, 1.0)
     yield Step(1.0, f"{len(store):,} objects are ready", {"objects": len(store)})
+
+
+def _warm_up() -> None:
+    from engine import maps
+
+    with suppress(RuntimeError):  # this process may end before it is done
+        maps.warm_up()
 
 
 def _rendered(seed: int, start: int, stop: int) -> Iterator[list[SkyObject]]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,9 +86,12 @@ class Map:
         manifest = read_json(folder / "manifest.json")
         if manifest.get("format") != FORMAT:
             raise ValueError(f"{folder}: map format {manifest.get('format')} is not {FORMAT}; run `omnisky map` again")
-        with np.load(folder / "model.npz", allow_pickle=False) as arrays:
-            model = dict(arrays)
-        xy, preserved = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("xy", "preserved"))
+        try:
+            with np.load(folder / "model.npz", allow_pickle=False) as arrays:
+                model = dict(arrays)
+            xy, preserved = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("xy", "preserved"))
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise ValueError(f"{folder} is damaged ({error}); run `omnisky map` again") from error
         rows = manifest["rows"]
         if len(xy) < rows:
             raise ValueError(f"{folder}: {len(xy)} places for {rows} rows; run `omnisky map` again")
