@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
@@ -63,9 +64,10 @@ def sparkline(wavelength: Array, flux: Array, good: Array, points: int = 96) -> 
 
 
 def light_curve(curve: LightCurve) -> dict[str, Any]:
-    """One band's points as lists; epochs without a value are left out."""
+    """One band's points as lists; epochs without a value are left out. "magnitude": smaller is brighter."""
     good = np.isfinite(curve.flux)
     error = None if curve.error is None else [float(e) if np.isfinite(e) else 0.0 for e in curve.error[good]]
-    return {"band": curve.band, "unit": "" if curve.unit is None else curve.unit.to_string("unicode"),
+    unit = "" if curve.unit is None else curve.unit.to_string("unicode").replace("mag(AB)", "AB mag")
+    return {"band": curve.band, "unit": unit, "magnitude": isinstance(curve.unit, u.MagUnit) or curve.unit == u.mag,
             "mjd": [round(float(t), 5) for t in curve.time.mjd[good]], "flux": [float(f) for f in curve.flux[good]],
             "error": error}

@@ -1,7 +1,7 @@
 // The card of the current object: pictures, spectrum, numbers. Text from files goes in as text, never as markup.
 
 import { SpectrumView, drawCurves } from "./spectrum.js";
-import { h } from "./dom.js";
+import { crisp, h } from "./dom.js";
 
 const BARS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300];
 
@@ -21,7 +21,7 @@ export class Card {
   title(card) {
     const p = card.position, copy = h("button", { class: "quiet", title: "Copy the position (c)", onclick: () => this.copy() }, "copy");
     return h("div", { class: "title" },
-      h("h2", {}, card.id),
+      h("h2", {}, card.id, p && p.name !== card.id ? h("span", { class: "jname" }, p.name) : ""),
       p ? h("div", { class: "place" }, h("span", {}, p.text), copy) : h("div", { class: "place" }, "no position is known"));
   }
 
@@ -36,15 +36,16 @@ export class Card {
   }
 
   figure(card, about, i) {
-    const image = h("img", { src: this.app.url(`picture/${card.row}/${i}.png`), alt: `${about.title} image of ${card.id}`, draggable: "false" });
+    const image = h("img", { src: this.app.url(`picture/${card.row}/${i}.png`), alt: `${about.title} image of ${card.id}`, draggable: "false", onload: () => crisp(image) });
     const box = h("div", { class: "pixels" }, image);
     if (about.scale) {
-      const wide = about.scale * about.size[1], bar = BARS.filter(b => b < wide / 2.5).pop() || BARS[0];
+      const wide = about.scale * Math.max(...about.size), bar = BARS.filter(b => b < wide / 2.5).pop() || BARS[0];
       const label = bar >= 60 ? `${bar / 60}′` : `${bar}″`;
       box.append(h("div", { class: "bar", style: `width:${100 * bar / wide}%` }, h("span", {}, label)));
     }
     if (about.north !== null) { box.append(h("div", { class: "north", title: "north up, east left", style: `transform:rotate(${about.north}deg)` }, "N")); }
-    return h("figure", {}, box, h("figcaption", { title: about.note }, h("b", {}, about.survey), " ", about.bands.join(" "), about.note ? h("i", {}, ` · ${about.note}`) : ""));
+    const facts = [[...new Set(about.bands)].join(" "), about.scale ? `${+about.scale.toPrecision(3)}″/px` : "", about.note].filter(Boolean);
+    return h("figure", {}, box, h("figcaption", {}, h("b", {}, about.title), h("span", {}, facts.join(" · "))));
   }
 
   spectrum(card) {
@@ -53,20 +54,23 @@ export class Card {
     this.view = new SpectrumView(canvas, this.app.lines, this.app.colours());
     const z = card.z ?? 0, toSlider = v => Math.log1p(v), field = h("input", { type: "number", step: "0.0001", min: "-0.01", max: "7", value: z.toFixed(4), "aria-label": "redshift of the line markers" });
     const slider = h("input", { type: "range", min: toSlider(-0.01), max: toSlider(7), step: "0.0001", value: toSlider(z), "aria-label": "redshift of the line markers" });
-    const set = value => { field.value = value.toFixed(4); slider.value = toSlider(value); this.view.setRedshift(value); };
-    slider.oninput = () => { const v = Math.expm1(+slider.value); field.value = v.toFixed(4); this.view.setRedshift(v); };
-    field.oninput = () => { const v = +field.value; if (v > -0.9 && v <= 7) { slider.value = toSlider(v); this.view.setRedshift(v); } };
+    const moved = v => { reset.style.visibility = Math.abs(v - z) > 5e-5 ? "visible" : "hidden"; };
+    const set = value => { moved(value); field.value = value.toFixed(4); slider.value = toSlider(value); this.view.setRedshift(value); };
+    slider.oninput = () => { const v = Math.expm1(+slider.value); field.value = v.toFixed(4); moved(v); this.view.setRedshift(v); };
+    field.oninput = () => { const v = +field.value; if (field.value !== "" && v > -0.9 && v <= 7) { moved(v); slider.value = toSlider(v); this.view.setRedshift(v); } };
     this.view.z = card.z;
     const tabs = card.spectra.map((s, i) => h("button", { class: i ? "" : "on", title: s.title, onclick: () => { this.loadSpectrum(i); tabs.forEach((t, k) => t.classList.toggle("on", k === i)); } }, s.survey));
     const smooth = h("select", { title: "running mean, pixels", "aria-label": "smoothing in pixels", onchange: () => this.view.setSmooth(+smooth.value) }, ...[1, 3, 7, 15].map(n => h("option", { value: n, ...(n === this.view.smooth ? { selected: "" } : {}) }, n === 1 ? "no smoothing" : `mean of ${n} px`)));
-    const reset = h("button", { class: "quiet", title: "Back to the catalogue's redshift", onclick: () => set(z) }, card.z === null ? "z unknown" : `z ${card.z.toFixed(4)}`);
-    return h("div", { class: "spectra" }, h("div", { class: "tabs" }, ...tabs, smooth), canvas, h("div", { class: "redshift" }, "z", slider, field, reset));
+    const reset = h("button", { class: "quiet", title: "Back to the catalogue's redshift", onclick: () => { set(z); this.view.setRedshift(card.z); } }, "reset");
+    moved(z);
+    return h("div", { class: "spectra" }, h("div", { class: "tabs" }, ...tabs, smooth), canvas, h("div", { class: "redshift" }, card.z === null ? "z unknown" : "z", slider, field, reset));
   }
 
   async loadSpectrum(i) {
     const card = this.card, view = this.view;
+    this.wanted = i;
     const answer = await fetch(this.app.url(`spectrum/${card.row}/${i}.bin`));
-    if (answer.ok && view === this.view) { view.load(await answer.arrayBuffer(), card.spectra[i]); this.app.painted("spectrum"); }
+    if (answer.ok && view === this.view && i === this.wanted) { view.load(await answer.arrayBuffer(), card.spectra[i]); this.app.painted("spectrum"); }
   }
 
   curves(card) {
@@ -76,7 +80,7 @@ export class Card {
 
   table(card) {
     if (!card.scalars.length) { return h("p", { class: "empty" }, "No measured values."); }
-    const rows = card.scalars.map(s => h("tr", {}, h("th", {}, s.title), h("td", {}, s.text), h("td", { class: "unit" }, s.unit)));
+    const rows = card.scalars.map(s => h("tr", {}, h("th", {}, s.title), h("td", { class: s.text.includes("±") ? "number" : "" }, s.text), h("td", { class: "unit" }, s.unit)));
     return h("table", { class: "scalars" }, h("tbody", {}, ...rows));
   }
 

@@ -76,7 +76,7 @@ class Desk {
 
   colours() {
     const style = getComputedStyle(this.root), v = name => style.getPropertyValue(name).trim();
-    return { data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--generated"), text: v("--text") };
+    return { data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--absorption"), text: v("--text") };
   }
 
   // -- the beginning, and a sky that grows

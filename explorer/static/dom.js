@@ -1,5 +1,9 @@
 // One small helper: an element with attributes and children; strings become text nodes, so nothing from a file is markup.
 
+export function crisp(image) { // pixels of the survey stay squares when enlarged, and are averaged, not skipped, when reduced
+  image.style.imageRendering = image.naturalWidth > image.clientWidth * (window.devicePixelRatio || 1) ? "auto" : "pixelated";
+}
+
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

@@ -1,6 +1,6 @@
 // A spectrum on a canvas: steps, noise band, line markers that follow a redshift, both wavelength axes. No round trips.
 
-const LEFT = 46, RIGHT = 10, TOP = 26, BOTTOM = 30, SMOOTH = [1, 3, 7, 15];
+const LEFT = 46, RIGHT = 10, TOP = 18, LABELS = 28, BOTTOM = 30; // LABELS: two rows of line names inside the frame
 
 export class SpectrumView {
   constructor(canvas, lines, colours) {
@@ -34,12 +34,13 @@ export class SpectrumView {
   setSmooth(pixels) { this.smooth = pixels; if (this.flux) { this.boxcar(); this.draw(); } }
 
   fluxLimits(first, last) {
-    const some = [], step = Math.max(1, Math.floor((last - first) / 1500));
-    for (let i = first; i < last; i += step) { if (Number.isFinite(this.shown[i])) { some.push(this.shown[i]); } }
+    const some = [];
+    for (let i = first; i < last; i++) { if (Number.isFinite(this.shown[i])) { some.push(this.shown[i]); } }
     if (!some.length) { return [0, 1]; }
     some.sort((a, b) => a - b);
-    const low = some[Math.floor(some.length * 0.01)], high = some[Math.min(some.length - 1, Math.floor(some.length * 0.997))];
-    return [Math.min(0, low) - 0.04 * (high - low), high + 0.22 * Math.max(high - low, 1e-9)];
+    const low = some[Math.floor(some.length * 0.01)], high = some[Math.min(some.length - 1, Math.floor(some.length * 0.9985))];
+    const spread = Math.max(high - low, 1e-9);
+    return [Math.min(0, low) - 0.04 * spread, high + 0.08 * spread];
   }
 
   draw() {
@@ -50,15 +51,15 @@ export class SpectrumView {
     c.scale(ratio, ratio);
     const [lo, hi] = this.range, first = this.at(lo), last = Math.min(this.wave.length, this.at(hi) + 1);
     const [f0, f1] = this.fluxLimits(first, last);
-    const px = l => LEFT + (l - lo) / (hi - lo) * (w - LEFT - RIGHT), py = f => h - BOTTOM - (f - f0) / (f1 - f0) * (h - TOP - BOTTOM);
+    const px = l => LEFT + (l - lo) / (hi - lo) * (w - LEFT - RIGHT), py = f => h - BOTTOM - (f - f0) / (f1 - f0) * (h - TOP - LABELS - BOTTOM);
     this.px = px;
     this.axes(c, w, h, px, py, f0, f1);
+    this.markers(c, px, w, h);
     c.save();
     c.beginPath(); c.rect(LEFT, TOP, w - LEFT - RIGHT, h - TOP - BOTTOM); c.clip();
     this.band(c, first, last, px, py);
     this.steps(c, first, last, px, py);
     c.restore();
-    this.markers(c, px, h);
   }
 
   at(l) { // index of the pixel at a wavelength
@@ -67,8 +68,8 @@ export class SpectrumView {
     return a;
   }
 
-  columns(first, last, px) { // at most two pixels of data a screen pixel
-    return Math.max(1, Math.floor((last - first) / (2 * (px(this.range[1]) - px(this.range[0])))));
+  columns(first, last, px) { // how many pixels of data share a column of the screen
+    return Math.max(1, Math.floor((last - first) / (px(this.range[1]) - px(this.range[0]))));
   }
 
   band(c, first, last, px, py) {
@@ -85,21 +86,46 @@ export class SpectrumView {
 
   steps(c, first, last, px, py) {
     const step = this.columns(first, last, px);
+    c.lineWidth = 1; c.strokeStyle = this.colours.data;
+    if (step === 1) { this.stairs(c, first, last, px, py); return; }
+    const columns = this.summaries(first, last, step);
+    c.globalAlpha = 0.4; // from the least to the greatest of each column, so that no narrow line is skipped
     c.beginPath();
+    for (const k of columns) { const x = px(this.wave[k.at]); c.moveTo(x, py(k.least) + 0.5); c.lineTo(x, py(k.most) - 0.5); }
+    c.stroke();
+    c.globalAlpha = 1; // and their means, where the eye can follow
+    c.beginPath();
+    columns.forEach((k, i) => {
+      const x = px(this.wave[k.at]), y = py(k.mean), far = px(this.wave[Math.min(k.at + step, this.wave.length - 1)]);
+      if (i && columns[i - 1].at + step === k.at) { c.lineTo(x, y); } else { c.moveTo(x, y); }
+      c.lineTo(far, y);
+    });
+    c.stroke();
+  }
+
+  summaries(first, last, step) { // of the good pixels that share a column of the screen
+    const out = [];
+    for (let at = first; at < last; at += step) {
+      let least = Infinity, most = -Infinity, sum = 0, count = 0;
+      for (let i = at; i < Math.min(at + step, last); i++) {
+        const f = this.shown[i];
+        if (Number.isFinite(f)) { least = Math.min(least, f); most = Math.max(most, f); sum += f; count++; }
+      }
+      if (count) { out.push({ at, least, most, mean: sum / count }); }
+    }
+    return out;
+  }
+
+  stairs(c, first, last, px, py) {
     let down = false;
-    for (let i = first; i < last; i += step) {
+    c.beginPath();
+    for (let i = first; i < last; i++) {
       if (!Number.isFinite(this.shown[i])) { down = false; continue; }
-      const x = px(this.wave[i]), y = py(this.shown[i]), next = px(this.wave[Math.min(i + step, this.wave.length - 1)]), middle = (x + next) / 2;
+      const x = px(this.wave[i]), y = py(this.shown[i]), next = px(this.wave[Math.min(i + 1, this.wave.length - 1)]), middle = (x + next) / 2;
       if (down) { c.lineTo(x - (middle - x), y); } else { c.moveTo(x, y); down = true; }
       c.lineTo(middle, y);
     }
-    c.lineWidth = 1; c.strokeStyle = this.colours.data; c.stroke();
-  }
-
-  ticks(a, b, most) {
-    const rough = (b - a) / most, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].map(s => s * power).find(s => s >= rough), out = [];
-    for (let v = Math.ceil(a / step) * step; v <= b; v += step) { out.push(Math.abs(v) < step / 1e6 ? 0 : v); }
-    return out;
+    c.stroke();
   }
 
   axes(c, w, h, px, py, f0, f1) {
@@ -107,22 +133,26 @@ export class SpectrumView {
     c.font = "11px system-ui, sans-serif"; c.fillStyle = this.colours.quiet; c.strokeStyle = this.colours.rule; c.lineWidth = 1;
     c.strokeRect(LEFT + 0.5, TOP + 0.5, w - LEFT - RIGHT - 1, h - TOP - BOTTOM - 1);
     c.textAlign = "center"; c.textBaseline = "top";
-    for (const l of this.ticks(lo, hi, w / 80)) {
+    for (const l of ticks(lo, hi, w / 80)) {
       const x = Math.round(px(l)) + 0.5;
       c.beginPath(); c.moveTo(x, h - BOTTOM); c.lineTo(x, h - BOTTOM - 4); c.stroke();
       c.fillText(String(Math.round(l * 100) / 100), x, h - BOTTOM + 4);
     }
     c.fillText("observed wavelength, vacuum (Å)", (LEFT + w - RIGHT) / 2, h - 13);
     c.textAlign = "right"; c.textBaseline = "middle";
-    for (const f of this.ticks(f0, f1, 4)) {
+    for (const f of ticks(f0, f1, 4)) {
       const y = Math.round(py(f)) + 0.5;
       c.beginPath(); c.moveTo(LEFT, y); c.lineTo(LEFT + 4, y); c.stroke();
       c.fillText(Math.abs(f) >= 1e4 || (f && Math.abs(f) < 1e-2) ? f.toExponential(0) : String(Math.round(f * 1000) / 1000), LEFT - 4, y);
     }
     if (this.z !== null && this.z > -0.99) { // rest wavelengths on top
       c.textAlign = "center"; c.textBaseline = "bottom";
-      for (const l of this.ticks(lo / (1 + this.z), hi / (1 + this.z), w / 95)) { c.fillText(String(Math.round(l)), px(l * (1 + this.z)), 12); }
-      c.textAlign = "left"; c.fillText("rest", 4, 12);
+      for (const l of ticks(lo / (1 + this.z), hi / (1 + this.z), w / 95)) {
+        const x = Math.round(px(l * (1 + this.z))) + 0.5;
+        c.beginPath(); c.moveTo(x, TOP); c.lineTo(x, TOP + 4); c.stroke();
+        c.fillText(String(Math.round(l)), x, TOP - 3);
+      }
+      c.textAlign = "left"; c.fillText("rest", 4, TOP - 3);
     }
     c.save();
     c.translate(10, (TOP + h - BOTTOM) / 2); c.rotate(-Math.PI / 2); c.textAlign = "center"; c.textBaseline = "middle";
@@ -130,23 +160,21 @@ export class SpectrumView {
     c.restore();
   }
 
-  markers(c, px, h) {
+  markers(c, px, w, h) { // the strongest lines; names in two rows, a name that has no room is left to its line
     if (this.z === null) { return; }
     const [lo, hi] = this.range, zoomed = (hi - lo) / (this.whole[1] - this.whole[0]);
-    const seen = this.lines.map(([name, rest, kind], rank) => ({ name, kind, rank, x: px(rest * (1 + this.z)), l: rest * (1 + this.z) }))
-      .filter(m => m.l > lo && m.l < hi).slice(0, zoomed < 0.5 ? 30 : 12);
-    const taken = [];
-    c.font = "11px system-ui, sans-serif"; c.textAlign = "center"; c.textBaseline = "top";
+    const seen = this.lines.map(([name, rest, kind]) => ({ name, kind, x: px(rest * (1 + this.z)), l: rest * (1 + this.z) }))
+      .filter(m => m.l > lo && m.l < hi).slice(0, zoomed < 0.5 ? this.lines.length : 12);
+    const rows = [[], []];
+    c.font = "11px system-ui, sans-serif"; c.textAlign = "center"; c.textBaseline = "top"; c.lineWidth = 1;
     for (const m of seen) {
       c.strokeStyle = c.fillStyle = m.kind === "e" ? this.colours.emission : this.colours.absorption;
-      c.setLineDash(m.kind === "e" ? [] : [3, 3]); c.globalAlpha = 0.75;
-      c.beginPath(); c.moveTo(m.x, TOP + 15); c.lineTo(m.x, h - BOTTOM); c.lineWidth = 1; c.stroke();
+      const half = c.measureText(m.name).width / 2, at = Math.min(Math.max(m.x, LEFT + half + 3), w - RIGHT - half - 3);
+      const row = rows.findIndex(taken => taken.every(([a, b]) => at + half + 3 < a || at - half - 3 > b));
+      if (row >= 0) { rows[row].push([at - half, at + half]); c.fillText(m.name, at, TOP + 3 + 12 * row); }
+      c.globalAlpha = 0.55; c.setLineDash(m.kind === "e" ? [] : [3, 3]);
+      c.beginPath(); c.moveTo(m.x, TOP + (row === 0 ? 15 : LABELS)); c.lineTo(m.x, h - BOTTOM); c.stroke();
       c.setLineDash([]); c.globalAlpha = 1;
-      const width = c.measureText(m.name).width;
-      if (taken.every(([a, b]) => m.x + width / 2 + 3 < a || m.x - width / 2 - 3 > b)) {
-        c.fillText(m.name, m.x, TOP + 2);
-        taken.push([m.x - width / 2, m.x + width / 2]);
-      }
     }
   }
 
@@ -194,27 +222,45 @@ export function drawSpark(canvas, heights, colour) {
   c.lineWidth = 1.2; c.strokeStyle = colour; c.lineJoin = "round"; c.stroke();
 }
 
-const BAND_COLOURS = { g: "#009E73", r: "#D55E00", i: "#CC79A7", z: "#56B4E9", u: "#0072B2" };
+const BAND_COLOURS = { u: "#0072B2", g: "#009E73", r: "#D55E00", i: "#CC79A7", z: "#56B4E9", y: "#E69F00" };
 
-export function drawCurves(canvas, curves, colours) { // light curves, one colour and shape a band
-  const ratio = window.devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight;
+export function drawCurves(canvas, curves, colours) { // light curves, one colour and shape a band; brighter is up, in magnitudes too
+  const ratio = window.devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight, top = 20;
   canvas.width = w * ratio; canvas.height = h * ratio;
-  const c = canvas.getContext("2d"), times = curves.flatMap(k => k.mjd), flux = curves.flatMap(k => k.flux);
+  const c = canvas.getContext("2d"), times = curves.flatMap(k => k.mjd);
   if (!times.length) { return; }
+  const reach = sign => curves.flatMap(k => k.flux.map((f, i) => f + sign * (k.error ? k.error[i] : 0)));
+  let [t0, t1] = extent(times), [f0, f1] = [extent(reach(-1))[0], extent(reach(1))[1]];
+  [t0, t1, f0, f1] = [t0 - 0.03 * (t1 - t0 || 1), t1 + 0.03 * (t1 - t0 || 1), f0 - 0.05 * (f1 - f0 || 1), f1 + 0.05 * (f1 - f0 || 1)];
+  if (curves[0].magnitude) { [f0, f1] = [f1, f0]; }
+  const px = t => LEFT + (t - t0) / (t1 - t0) * (w - LEFT - RIGHT), py = f => h - BOTTOM - (f - f0) / (f1 - f0) * (h - top - BOTTOM);
   c.scale(ratio, ratio);
-  const [t0, t1, f0, f1] = [Math.min(...times), Math.max(...times), Math.min(...flux), Math.max(...flux)];
-  const px = t => LEFT + (t - t0) / Math.max(t1 - t0, 1e-9) * (w - LEFT - RIGHT), py = f => h - BOTTOM - (f - f0) / Math.max(f1 - f0, 1e-30) * (h - 14 - BOTTOM);
-  c.font = "11px system-ui, sans-serif"; c.fillStyle = colours.quiet; c.strokeStyle = colours.rule;
-  c.strokeRect(LEFT + 0.5, 4.5, w - LEFT - RIGHT - 1, h - 4 - BOTTOM);
-  c.textAlign = "center"; c.fillText(`MJD ${t0.toFixed(0)} to ${t1.toFixed(0)}`, (LEFT + w) / 2, h - 4);
-  c.textAlign = "right"; c.fillText(f1.toPrecision(3), LEFT - 4, 14); c.fillText(f0.toPrecision(3), LEFT - 4, h - BOTTOM);
+  c.font = "11px system-ui, sans-serif"; c.fillStyle = colours.quiet; c.strokeStyle = colours.rule; c.lineWidth = 1;
+  c.strokeRect(LEFT + 0.5, top + 0.5, w - LEFT - RIGHT - 1, h - top - BOTTOM - 1);
+  c.textAlign = "center"; c.textBaseline = "top";
+  for (const t of ticks(t0, t1, w / 80).filter(t => px(t) < w - RIGHT - 12)) { c.fillText(String(+t.toFixed(2)), px(t), h - BOTTOM + 4); }
+  c.fillText("time (MJD)", (LEFT + w - RIGHT) / 2, h - 13);
+  c.textAlign = "right"; c.textBaseline = "middle";
+  for (const f of ticks(Math.min(f0, f1), Math.max(f0, f1), 4)) { c.fillText(String(+f.toPrecision(4)), LEFT - 4, py(f)); }
+  let legend = LEFT;
   curves.forEach((k, n) => {
     c.fillStyle = c.strokeStyle = BAND_COLOURS[k.band] || colours.data;
+    const dot = (x, y) => { c.beginPath(); if (n % 2) { c.rect(x - 2, y - 2, 4, 4); } else { c.arc(x, y, 2.2, 0, 7); } c.fill(); };
     k.mjd.forEach((t, i) => {
       const x = px(t), y = py(k.flux[i]);
       if (k.error) { c.beginPath(); c.moveTo(x, py(k.flux[i] - k.error[i])); c.lineTo(x, py(k.flux[i] + k.error[i])); c.stroke(); }
-      c.beginPath(); if (n % 2) { c.rect(x - 2, y - 2, 4, 4); } else { c.arc(x, y, 2.2, 0, 7); } c.fill();
+      dot(x, y);
     });
-    c.textAlign = "left"; c.fillText(k.band, LEFT + 6 + 16 * n, 18);
+    dot(legend + 4, 9);
+    c.textAlign = "left"; c.fillText(k.band, legend + 10, 9);
+    legend += 22 + c.measureText(k.band).width;
   });
+}
+
+function extent(values) { return values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]); }
+
+function ticks(a, b, most) {
+  const rough = (b - a) / most, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].map(s => s * power).find(s => s >= rough), out = [];
+  for (let v = Math.ceil(a / step) * step; v <= b; v += step) { out.push(Math.abs(v) < step / 1e6 ? 0 : v); }
+  return out;
 }

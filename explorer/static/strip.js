@@ -1,6 +1,6 @@
 // The neighbours: picture and spectrum of each, how alike it is, and the switch between the four directions.
 
-import { h } from "./dom.js";
+import { crisp, h } from "./dom.js";
 import { drawSpark } from "./spectrum.js";
 
 export class Strip {
@@ -27,7 +27,7 @@ export class Strip {
 
   item(n, i) {
     this.sparks.push(n.spark);
-    const picture = n.picture !== null ? h("img", { src: this.app.url(`picture/${n.row}/${n.picture}.png`), alt: "", draggable: "false" }) : h("div", { class: "none" }, "no image");
+    const picture = n.picture !== null ? h("img", { src: this.app.url(`picture/${n.row}/${n.picture}.png`), alt: "", draggable: "false", onload: event => crisp(event.target) }) : h("div", { class: "none" }, "no image");
     const z = n.z === null ? "" : `z ${n.z.toFixed(3)}`;
     return h("li", {}, h("button", { class: "neighbour", "aria-label": `neighbour ${i + 1}: ${n.id}, similarity ${n.similarity.toFixed(2)} ${z}`, title: n.id,
       onclick: () => this.app.go(n.row), onpointerenter: () => this.app.light(i), onpointerleave: () => this.app.light(null) },
