@@ -114,7 +114,8 @@ def test_a_light_curve_keeps_times_and_drops_what_was_not_measured() -> None:
     time = Time([58000.123456, 58001, 58002], format="mjd")
     curve = LightCurve(time, np.array([1.0, np.nan, 3.0]), np.array([0.1, 0.1, np.nan]), "g", u.nmgy)
     sent = spectra.light_curve(curve)
-    assert sent == {"band": "g", "unit": "nmgy", "magnitude": False, "mjd": [58000.12346, 58002.0], "flux": [1.0, 3.0], "error": [0.1, 0.0]}
+    assert sent == {"band": "g", "unit": "nmgy", "magnitude": False, "mjd": [58000.12346, 58002.0], "flux": [1.0, 3.0],
+                    "error": [0.1, 0.0]}
     assert spectra.light_curve(LightCurve(time, np.array([18.0, 18, 19]), None, "g", u.ABmag))["magnitude"]
     assert spectra.light_curve(LightCurve(time, np.array([18.0, 18, 19]), None, "g", u.mag))["magnitude"]
 
