@@ -25,12 +25,18 @@ COLOUR_PLANES = {"red": 7500.0, "green": 6200.0, "blue": 4800.0}  # what a colou
 class FieldLike(Protocol):
     """The part of `engine.models.inputs.Field` that is needed here."""
 
-    survey: str
-    bands: tuple[str, ...]
-    wavelengths: tuple[float, ...]
-    scale: float
-    nmgy: float
-    size: int
+    @property
+    def survey(self) -> str: ...
+    @property
+    def bands(self) -> tuple[str, ...]: ...
+    @property
+    def wavelengths(self) -> tuple[float, ...]: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def nmgy(self) -> float: ...
+    @property
+    def size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -110,24 +116,26 @@ def wavelength_of(image: Image, band: str) -> float:
 
 def stamp_of(image: Image, field: FieldLike, planes: list[int], position: SkyCoord | None) -> tuple[Array, Array, Array]:
     """Pixels, ivar, mask (planes, N, N) in the field's unit, on its scale, padded or cut to its size."""
-    pixels = np.asarray(image.pixels[planes], np.float32)
+    scale = image.pixel_scale or field.scale
+    as_it_is = abs(scale / field.scale - 1) <= SAME_SCALE and image.size == (96, 96)
+    cut = slice((96 - field.size) // 2, (96 + field.size) // 2) if as_it_is else slice(None)
+    where = (planes, cut, cut)
+    pixels = np.asarray(image.pixels[where], np.float32)
     mask = ~np.isfinite(pixels)
     if image.mask is not None:
-        mask |= image.mask[planes]
+        mask |= image.mask[where]
     if image.ivar is not None:
-        ivar = np.nan_to_num(np.asarray(image.ivar[planes], np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+        ivar = np.asarray(image.ivar[where], np.float32)
+        if not np.isfinite(ivar).all():
+            ivar = np.nan_to_num(ivar, nan=0.0, posinf=0.0, neginf=0.0)
         if not (ivar > 0).any():
             ivar = estimated_ivar(pixels, mask)
     else:
         ivar = estimated_ivar(pixels, mask)
     mask |= ivar <= 0
     pixels = np.where(mask, 0.0, pixels)
-    scale = image.pixel_scale or field.scale
-    if abs(scale / field.scale - 1) > SAME_SCALE or image.size != (96, 96):
+    if not as_it_is:
         pixels, ivar, mask = regrid(pixels, ivar, mask, centre_of(image, position), scale, field)
-    else:
-        cut = slice((96 - field.size) // 2, (96 + field.size) // 2)
-        pixels, ivar, mask = pixels[:, cut, cut], ivar[:, cut, cut], mask[:, cut, cut]
     factor = to_field_unit(image, [image.bands[p] for p in planes], field)
     if factor is None:
         axis = (np.arange(field.size) - (field.size - 1) / 2) * field.scale

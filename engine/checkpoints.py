@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 KIND, FORMAT = "astroclip", 1
 BATCH = 128
+PIECE = 8  # objects prepared at a time: their pixels fit into a processor's cache
 LEAST_COVERAGE = 0.05  # of the grid's bins; with fewer a spectrum has no vector
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "astroclip-demo"
 
@@ -149,14 +150,13 @@ class Bundle:
         return out
 
     def _embed_images(self, objects: Sequence[SkyObject]) -> NDArray[np.float32]:
-        from engine import adapt_inputs
-
-        raw = adapt_inputs.images(objects, FIELDS)
-        prepared = [prepare_image(*(torch.from_numpy(x) for x in raw[f.survey]), f) for f in FIELDS]
-        present = torch.cat([p["present"] for p in prepared], dim=1)
-        photometry = torch.cat([p["photometry"] for p in prepared], dim=1)
+        pieces = [_prepared(objects[i : i + PIECE]) for i in range(0, len(objects), PIECE)]
+        if not pieces:
+            return np.empty((0, self.dim), np.float32)
+        present, photometry = (torch.cat([torch.cat([p[name] for p in piece], dim=1) for piece in pieces])
+                               for name in ("present", "photometry"))
         found = present.any(1)
-        stamps = {f.survey: p["stamp"][found] for f, p in zip(FIELDS, prepared, strict=True)}
+        stamps = {f.survey: torch.cat([piece[i]["stamp"] for piece in pieces])[found] for i, f in enumerate(FIELDS)}
         return self._rows(found, self.model.encode_image, stamps, photometry[found], present[found])
 
     def _embed_spectra(self, objects: Sequence[SkyObject]) -> NDArray[np.float32]:
@@ -165,8 +165,9 @@ class Bundle:
         grid = self.model.config.grid
         flux, weight = torch.zeros(len(objects), grid.bins), torch.zeros(len(objects), grid.bins)
         for group in adapt_inputs.spectra(objects):  # spectra on the same wavelengths
-            arrays = (torch.from_numpy(x) for x in (group.flux, group.ivar, group.mask, group.wavelength))
-            prepared = prepare_spectrum(*arrays, grid)
+            values, ivar, mask, wavelength = (
+                torch.from_numpy(x) for x in (group.flux, group.ivar, group.mask, group.wavelength))
+            prepared = prepare_spectrum(values, ivar, mask, wavelength, grid)
             flux[group.rows], weight[group.rows] = prepared["flux"], prepared["weight"]
         found = (weight > 0).float().mean(1) >= LEAST_COVERAGE
         return self._rows(found, self.model.encode_spectrum, flux[found], weight[found])
@@ -178,6 +179,18 @@ class Bundle:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
                 out[found] = encode(*inputs).float()
         return out.numpy()
+
+
+def _prepared(objects: Sequence[SkyObject]) -> list[dict[str, Tensor]]:
+    """What `prepare_image` makes of some objects, one dictionary a field."""
+    from engine import adapt_inputs
+
+    raw = adapt_inputs.images(objects, FIELDS)
+    out = []
+    for f in FIELDS:
+        pixels, ivar, mask = (torch.from_numpy(x) for x in raw[f.survey])
+        out.append(prepare_image(pixels, ivar, mask, f))
+    return out
 
 
 def fast_bfloat16() -> bool:

@@ -116,7 +116,9 @@ class Image:
         psf = None if self.psf is None else _frozen_float(self.psf)
         if psf is not None and (psf.ndim != 3 or len(psf) != len(pixels)):
             raise ValueError(f"psf must be (bands, py, px) with {len(pixels)} bands, got shape {psf.shape}")
-        wcs = None if self.wcs is None or not self.wcs.has_celestial else self.wcs.celestial
+        wcs = None if self.wcs is None or not self.wcs.has_celestial else self.wcs
+        if wcs is not None and wcs.naxis > 2:  # `celestial` copies, which is slow
+            wcs = wcs.celestial
         scale = self.pixel_scale
         if wcs is not None:
             scale = float(np.mean(proj_plane_pixel_scales(wcs))) * 3600.0

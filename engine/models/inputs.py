@@ -79,7 +79,7 @@ def prepare_image(pixels: Tensor, ivar: Tensor, mask: Tensor, field: Field) -> d
     sigma = (weight.sum((-2, -1)) / count).clamp_min(1e-20).rsqrt() * field.nmgy
     middle = crop(good, field.size // 4).float().mean((-2, -1))
     present = (middle > 0.5) & (flux.abs().amax((-2, -1)) > 0)
-    stamp = 0.5 * torch.asinh(flux / (3 * sigma[..., None, None]))
+    stamp = 0.5 * asinh(flux / (3 * sigma[..., None, None]))
     fluxes = measure(flux, good, sigma, field.scale)
     photometry = torch.cat([asinh_flux(fluxes), torch.log10(sigma)[..., None] + 2.0], dim=-1)
     keep = present.float()
@@ -88,7 +88,13 @@ def prepare_image(pixels: Tensor, ivar: Tensor, mask: Tensor, field: Field) -> d
 
 def asinh_flux(flux: Tensor) -> Tensor:
     """Flux in nmgy as a number that grows as log10 for the bright and linearly near zero (Lupton et al. 1999)."""
-    return torch.asinh(flux / (2 * SOFTENING)) / 2.302585
+    return asinh(flux / (2 * SOFTENING)) / 2.302585
+
+
+def asinh(x: Tensor) -> Tensor:
+    """As torch.asinh, to a few units in the last place; that one is not vectorised on CPUs and takes five times as long."""
+    size = x.abs()
+    return torch.copysign(torch.log1p(size + size * (size / (1 + torch.sqrt(1 + size * size)))), x)
 
 
 def centroid(flux: Tensor, good: Tensor, sigma: Tensor, scale: float) -> Tensor:
