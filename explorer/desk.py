@@ -236,7 +236,7 @@ class Desk:
         thing = self.sky[row]
         return {
             "row": row, "id": thing.id, "position": position_of(thing), "z": plain(thing.scalars.get("z")),
-            "images": [self._image_about(thing, i) for i in range(len(thing.images))],
+            "images": [self._image_about(row, thing, i) for i in range(len(thing.images))],
             "spectra": [spectrum_about(s) for s in thing.spectra],
             "curves": [spectra.light_curve(c) for c in thing.lightcurves],
             "scalars": [scalar_line(n, s) for n, s in sorted(thing.scalars.items(), key=lambda p: colour_rank(p[0]))],
@@ -245,9 +245,10 @@ class Desk:
                                            *(h for s in thing.spectra for h in s.history)])),
         }
 
-    def _image_about(self, thing: SkyObject, i: int) -> dict[str, Any]:
+    def _image_about(self, row: int, thing: SkyObject, i: int) -> dict[str, Any]:
         image = thing.images[i]
         made = pictures.picture(image)
+        self._cache.get(("picture", row, i), lambda: made.png)  # asked for next
         return {"survey": image.survey or "image", "title": survey_title(image.survey), "bands": list(made.bands), "all_bands": list(image.bands),
                 "scale": made.scale, "size": list(made.size), "note": made.note, "north": pictures.compass_angle(image)}
 
