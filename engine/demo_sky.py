@@ -1,8 +1,9 @@
-"""The simulated sky as objects: what `engine.simulate.render` draws, with positions, WCS and units, as a reader would give it."""
+"""The simulated sky as objects: what `engine.simulate.render` draws, with positions, WCS and units, as from a reader."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
@@ -10,6 +11,8 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.time import Time
 from astropy.wcs import WCS
+from numpy.typing import NDArray
+from scipy.special import erf
 
 from engine.io.surveys import SPECTRUM_UNIT, SURVEYS
 from engine.objects import Image, LightCurve, Scalar, SkyObject, Spectrum
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 SEED = 2026
 BATCH = 64
+PSF_SIDE = 15  # pixels; odd, so that the peak is in the middle of one
 LIGHT_CURVE_BANDS = ("g", "r", "i")
 PLAIN = {  # scalar -> (key of the renderer, unit)
     "z": ("s_z", None), "ebv": ("s_ebv", u.mag), "log_mstar": ("s_log_mstar", u.dex(u.Msun)), "sfr": ("s_sfr", u.Msun / u.yr),
@@ -69,18 +73,37 @@ def image(value: Any, survey: str, ra: float, dec: float, history: tuple[str, ..
     wcs.wcs.crpix = [(pixels.shape[2] + 1) / 2, (pixels.shape[1] + 1) / 2]
     wcs.wcs.cdelt = [-camera.scale / 3600, camera.scale / 3600]
     return Image(pixels, BANDS[survey], survey, wcs, SURVEYS[survey].unit, value(f"{survey}_ivar"), value(f"{survey}_mask"),
-                 history=history)
+                 psf_stamps(value(f"{survey}_fwhm"), survey, camera.scale), history=history)
+
+
+def psf_stamps(fwhm: NDArray[np.float32], survey: str, scale: float) -> NDArray[np.float32]:
+    """(bands, 15, 15): light of a point in the middle that falls on each pixel, as `render` spreads it.
+
+    fwhm: (bands,) arcsec; scale: arcsec a pixel. Over all the sky they would sum to 1.
+    """
+    from engine.simulate.population import tables
+
+    weight, sigma = (tables()[f"psf_{survey}_{what}"].numpy() for what in ("weight", "sigma"))
+    edges = (np.arange(PSF_SIDE + 1) - PSF_SIDE / 2) * scale
+    row = 0.5 * np.diff(erf(edges / (np.sqrt(2) * sigma[:, None] * fwhm[:, None, None])), axis=-1)  # (bands, Gaussians, 15)
+    return np.einsum("g,fgy,fgx->fyx", weight, row, row).astype(np.float32)
 
 
 def spectrum(value: Any, survey: str, history: tuple[str, ...]) -> Spectrum:
     """One spectrograph's spectrum, vacuum wavelengths."""
+    wavelength, power = spectrograph(survey)
+    return Spectrum(wavelength, value(survey), value(f"{survey}_ivar"), value(f"{survey}_mask"), power, survey,
+                    SPECTRUM_UNIT, history=history)
+
+
+@lru_cache
+def spectrograph(survey: str) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Wavelengths (n,) in Angstrom and resolving power (n,) of one spectrograph."""
     from engine.simulate import GRIDS, POWERS
     from engine.simulate.light import resolution
 
     wavelength = GRIDS[survey]()
-    power = resolution(wavelength, *POWERS[survey]).numpy().astype(np.float32)
-    return Spectrum(wavelength.numpy(), value(survey), value(f"{survey}_ivar"), value(f"{survey}_mask"), power, survey,
-                    SPECTRUM_UNIT, history=history)
+    return wavelength.numpy(), resolution(wavelength, *POWERS[survey]).numpy().astype(np.float32)
 
 
 def lightcurves(value: Any, history: tuple[str, ...]) -> tuple[LightCurve, ...]:

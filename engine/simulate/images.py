@@ -18,7 +18,20 @@ import torch
 from torch import Tensor
 
 from engine.simulate.population import (
-    BARRED, DISC, ELLIPTICAL, IRREGULAR, LENS, MERGER, OLD, OTHER, RING, SPIRAL, STAR, YOUNG, Population, tables,
+    BARRED,
+    DISC,
+    ELLIPTICAL,
+    IRREGULAR,
+    LENS,
+    MERGER,
+    OLD,
+    OTHER,
+    RING,
+    SPIRAL,
+    STAR,
+    YOUNG,
+    Population,
+    tables,
 )
 from engine.simulate.rng import Draw
 
@@ -52,8 +65,10 @@ class Camera:
 
 
 # Dey et al. 2019, AJ 157, 168 (tables 3, 4; i: DECam, DR10); Aihara et al. 2022, PASJ 74, 247 (table 2).
-LEGACY = Camera("legacy", ("g", "r", "i", "z"), 100, slice(0, 4), (1.29, 1.18, 1.15, 1.11), (24.45, 23.85, 23.5, 22.95), (0.10, 0.25), 22.5, 60.0)
-HSC = Camera("hsc", ("g", "r", "i", "z", "y"), 156, slice(4, 9), (0.79, 0.75, 0.61, 0.68, 0.68), (26.5, 26.1, 25.9, 25.1, 24.4), (0.09, 0.15), 27.0, 8.0)
+LEGACY = Camera("legacy", ("g", "r", "i", "z"), 100, slice(0, 4),
+                (1.29, 1.18, 1.15, 1.11), (24.45, 23.85, 23.5, 22.95), (0.10, 0.25), 22.5, 60.0)
+HSC = Camera("hsc", ("g", "r", "i", "z", "y"), 156, slice(4, 9),
+             (0.79, 0.75, 0.61, 0.68, 0.68), (26.5, 26.1, 25.9, 25.1, 24.4), (0.09, 0.15), 27.0, 8.0)
 CAMERAS = (LEGACY, HSC)
 
 
@@ -166,7 +181,8 @@ def young_and_arms(p: Population, draw: Draw, light: Tensor, a: Tensor, b: Tenso
     pattern[ringed], pressed[ringed] = ring, 0.5 + 1.5 * ring
     young = pattern * clumps(draw, rows, torch.where(kind == IRREGULAR, 1.3, 0.6))
     young = young / young.sum((1, 2), keepdim=True).clamp_min(1e-12)
-    light[rows, YOUNG] = 0.74 * young + 0.26 * knots(p, draw, rows, pitch[:, :, 0], sense[:, :, 0], count[:, :, 0], u[:, 3, None])
+    spots = knots(p, draw, rows, pitch[:, :, 0], sense[:, :, 0], count[:, :, 0], u[:, 3, None])
+    light[rows, YOUNG] = 0.74 * young + 0.26 * spots
     disc = light[rows, DISC] * pressed
     light[rows, DISC] = disc * (light[rows, DISC].sum((1, 2), keepdim=True) / disc.sum((1, 2), keepdim=True))
     dusty = (p.axis[rows, 1] < 0.22).nonzero()[:, 0]
@@ -280,7 +296,8 @@ def neighbours(draw: Draw, xy: Tensor) -> Tensor:
     galaxy = torch.exp(-torch.sqrt(a**2 + (b / flat) ** 2) / size) * FINE_SCALE**2 / (2 * math.pi * size**2 * flat)
     v = draw.uniform("field stars", 4, 2)
     radius = 3.0 + 9.0 * torch.sqrt(v[:, 0])
-    stars = blobs(radius * torch.cos(6.2832 * v[:, 1]), radius * torch.sin(6.2832 * v[:, 1]), torch.full_like(radius, POINT_SIGMA),
+    x, y = radius * torch.cos(6.2832 * v[:, 1]), radius * torch.sin(6.2832 * v[:, 1])
+    stars = blobs(x, y, torch.full_like(radius, POINT_SIGMA),
                   0.8 * (v[:, 2] < 0.35) * v[:, 3])
     return 0.7 * galaxy + stars
 

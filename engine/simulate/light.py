@@ -101,8 +101,9 @@ def nebular_lines(p: Population) -> Tensor:
     n2 = 10 ** ((-0.52 + 1.1 * x).clamp(-1.8, -0.25)) * (1 - hard) + 1.1 * hard  # of H alpha
     o2 = 10 ** (0.42 - 0.45 * x.abs() - 0.25 * x)
     s2 = 0.33 * 10 ** (0.25 * x) + 0.4 * hard
-    ratios = [0.43 * o2, 0.57 * o2, 0.1 * o3, 0.259, 0.468, 1.0, o3 / 2.98, o3, 0.11, 0.03 * 2.86 + 0.5 * hard,
-              n2 * 2.86 / 2.95, 2.86, n2 * 2.86, 0.56 * s2 * 2.86, 0.44 * s2 * 2.86, 0.12 * o3 ** 0.3, 0.3 * o3 ** 0.3]
+    ratios: list[Tensor | float] = [
+        0.43 * o2, 0.57 * o2, 0.1 * o3, 0.259, 0.468, 1.0, o3 / 2.98, o3, 0.11, 0.03 * 2.86 + 0.5 * hard,
+        n2 * 2.86 / 2.95, 2.86, n2 * 2.86, 0.56 * s2 * 2.86, 0.44 * s2 * 2.86, 0.12 * o3 ** 0.3, 0.3 * o3 ** 0.3]
     lines = torch.stack([hbeta * r for r in ratios], dim=1)
     lam = torch.tensor([w for _, w in sed.NEBULAR], device=x.device)
     lines = lines * 10 ** (-0.4 * 1.15 * p.av[:, YOUNG, None] * sed.calzetti(lam))
@@ -184,9 +185,9 @@ def observed_broadened(p: Population, rest: Tensor, lam: Tensor, limits: tuple[f
         width = torch.sqrt(moving**2 + (LIGHT / power / 2.3548) ** 2) / pixel
         smooth = torch.fft.irfft(transform * torch.exp(-2 * (math.pi * k * width[:, None]) ** 2), n=n)
         ends.append(observed(smooth[:, : sed.LOG_COUNT], lam, p.z))
-    power = resolution(lam, *limits)
+    local = resolution(lam, *limits)
     blue, red = 1 / limits[0] ** 2, 1 / limits[1] ** 2
-    share = ((1 / power**2 - red) / (blue - red)).float()
+    share = ((1 / local**2 - red) / (blue - red)).float()
     return ends[1] + (ends[0] - ends[1]) * share
 
 

@@ -17,10 +17,10 @@ from engine.simulate.rng import Draw
 
 ARTEFACTS = ("none", "trail", "cosmic rays", "bleed", "halo", "missing band", "edge")
 ARTEFACT_RATE, RESIDUAL_RATE = 0.05, 0.10
-# Airglow that is hard to take off (vacuum Angstrom; Hanuschik 2003 lists the lines): [OI], Na D, then the OH bands by their middle.
-SKY_LINES = (5578.9, 5891.6, 5897.6, 6302.0, 6365.5, 6865.0, 6925.0, 7278.0, 7318.0, 7342.0, 7752.0, 7796.0, 7823.0, 7915.0, 7966.0, 7995.0,
-             8027.0, 8347.0, 8401.0, 8432.0, 8467.0, 8768.0, 8780.0, 8830.0, 8888.0, 8922.0, 8960.0, 9001.0, 9316.0, 9378.0, 9442.0, 9480.0,
-             9505.0, 9570.0, 9722.0, 9790.0)
+# Airglow that is hard to take off (vacuum Angstrom; lines of Hanuschik 2003): [OI], Na D, then the OH bands by their middle.
+SKY_LINES = (5578.9, 5891.6, 5897.6, 6302.0, 6365.5, 6865.0, 6925.0, 7278.0, 7318.0, 7342.0, 7752.0, 7796.0, 7823.0, 7915.0,
+             7966.0, 7995.0, 8027.0, 8347.0, 8401.0, 8432.0, 8467.0, 8768.0, 8780.0, 8830.0, 8888.0, 8922.0, 8960.0, 9001.0,
+             9316.0, 9378.0, 9442.0, 9480.0, 9505.0, 9570.0, 9722.0, 9790.0)
 KERNEL = ((0, 0, 0.93), (0, 1, 0.25), (1, 0, 0.25), (1, 1, 0.08))  # of coadds: neighbouring pixels share noise
 
 

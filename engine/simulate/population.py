@@ -107,7 +107,8 @@ def spread_out(in_age: Tensor, feh: Tensor) -> Tensor:
     """Weights in age (B, ages) and [Fe/H] (B,) -> over the whole bank (B, K)."""
     bank = sed.templates()
     grid = torch.tensor(sed.FEH, device=feh.device)
-    place = torch.where(feh < grid[1], (feh - grid[0]) / (grid[1] - grid[0]), 1 + (feh - grid[1]) / (grid[2] - grid[1])).clamp(0, 2)
+    low, high = (feh - grid[0]) / (grid[1] - grid[0]), 1 + (feh - grid[1]) / (grid[2] - grid[1])
+    place = torch.where(feh < grid[1], low, high).clamp(0, 2)
     in_feh = (1 - (place[:, None] - torch.arange(3, device=feh.device)).abs()).clamp_min(0.0)
     both = (in_age[:, :, None] * in_feh[:, None]).flatten(1)
     return torch.nn.functional.pad(both, (0, len(bank.bank) - bank.populations))
@@ -131,14 +132,16 @@ def populate(draw: Draw) -> Population:
         "z", "feh", "old age", "disc age", "dust", "size", "bulge size", "sigma", "young", "metals", "slope", "temperature",
         "ebv", "boost", "velocity", "bulge dust")}
     u = {name: draw.uniform(name, 1)[:, 0] for name in (
-        "mag", "kind", "rare", "tilt", "bulge", "angle", "index", "lens z", "other z", "other", "hard", "ra", "dec", "bulge axis")}
+        "mag", "kind", "rare", "tilt", "bulge", "angle", "index", "lens z", "other z", "other", "hard", "ra", "dec",
+        "bulge axis")}
     r_mag = 20.6 + torch.log10(1 - u["mag"] * (1 - 10 ** (-0.28 * 4.6))) / 0.28  # counts rise as 10^(0.28 m) from 16 to 20.6
     z = (0.115 * 10 ** (0.16 * (r_mag - 17.8)) * torch.exp(0.42 * n["z"])).clamp(0.012, 0.98)
     absolute = r_mag - 5 * luminosity_distance(z) + 97.447 - 2.2 * z  # M_r, with a mean K correction
     kind = choose_kind(draw, absolute)
     rare = choose_rare(u["rare"], kind)
     galaxy = (kind != STAR) & (kind != QUASAR)
-    kind = torch.where((rare == LENS), ELLIPTICAL, torch.where((rare == RING), SPIRAL, torch.where(rare == PEA, IRREGULAR, kind)))
+    for which, shape in ((LENS, ELLIPTICAL), (RING, SPIRAL), (PEA, IRREGULAR)):
+        kind = torch.where(rare == which, shape, kind)
     z = torch.where(rare == LENS, z.clamp_min(0.15), z)
     quasar_z = 0.35 + 2.6 * draw.uniform("quasar z", 1)[:, 0] ** 0.9
     z = torch.where(kind == QUASAR, quasar_z, torch.where(kind == STAR, n["velocity"] * 2.4e-4, z))
@@ -149,7 +152,8 @@ def populate(draw: Draw) -> Population:
     old_age = torch.minimum(10 ** (0.78 - 0.03 * (absolute + 21) - 0.12 * late + 0.2 * n["old age"]), oldest)
     start = torch.minimum(10 ** (0.85 - 0.22 * late + 0.2 * n["disc age"]), oldest)
     fall = torch.clamp(start / (1.0 + 1.2 * n["young"].clamp(-0.8)) / (0.3 + late), 0.15, 30.0)
-    young = torch.where(late > 0, 0.11 * late * torch.exp(0.65 * n["young"] - 0.25 * n["disc age"]), 0.003 * torch.exp(n["young"]))
+    lively = 0.11 * late * torch.exp(0.65 * n["young"] - 0.25 * n["disc age"])
+    young = torch.where(late > 0, lively, 0.003 * torch.exp(n["young"]))
     young = torch.where(rare == PEA, 0.75, young).clamp(0.0, 0.75)
     bulge = torch.where(kind == ELLIPTICAL, 0.75 + 0.25 * u["bulge"], 0.04 + 0.5 * u["bulge"] ** 1.6)
     bulge = torch.where(kind == IRREGULAR, 0.1 * u["bulge"], bulge)
@@ -185,7 +189,8 @@ def populate(draw: Draw) -> Population:
         torch.where((kind == STAR)[:, None], one_star(temperature, feh + 0.0), old_stars(old_age, feh)),
         continuous(start, fall, feh - 0.1),
         continuous(torch.full_like(z, 0.1), torch.full_like(z, 30.0), feh - 0.2, end=0.0),
-        torch.where((u["other"] * 7 % 1 < 0.4)[:, None], old_stars(torch.full_like(z, 6.0), feh), continuous(0.6 * oldest, 0.4 * oldest, feh)),
+        torch.where((u["other"] * 7 % 1 < 0.4)[:, None], old_stars(torch.full_like(z, 6.0), feh),
+                    continuous(0.6 * oldest, 0.4 * oldest, feh)),
     ], dim=1)
     av = torch.stack([dust * 0.55 * torch.exp(0.2 * n["bulge dust"]), dust, dust * 1.5, torch.full_like(dust, 0.3)], dim=1)
     av[:, YOUNG] = torch.where(rare == LENS, 0.2, av[:, YOUNG])
@@ -193,16 +198,19 @@ def populate(draw: Draw) -> Population:
     mass_proxy = -0.4 * (absolute + 20.8)
     active = (u["hard"] < torch.where(kind == ELLIPTICAL, 0.12, 0.08)) & (mass_proxy > -0.4) & galaxy
     return Population(
-        kind=kind, rare=rare, ra=FOOTPRINT[0] + (u["ra"] - 0.5) * FOOTPRINT[2], dec=FOOTPRINT[1] + (u["dec"] - 0.5) * FOOTPRINT[2],
+        kind=kind, rare=rare, ra=FOOTPRINT[0] + (u["ra"] - 0.5) * FOOTPRINT[2],
+        dec=FOOTPRINT[1] + (u["dec"] - 0.5) * FOOTPRINT[2],
         z=z, z_parts=z_parts, r_mag=r_mag, share=share, weights=weights, av=av,
         nebular=(0.25 * mass_proxy - 0.12 + 0.12 * n["metals"]).clamp(-0.8, 0.35) - 0.45 * (rare == PEA),
         hardness=torch.where(active, 0.5 + 0.5 * u["tilt"], 0.0),
         boost=torch.exp(0.3 * n["boost"]) * torch.where(rare == PEA, 2.5, 1.0),
-        sigma=(10 ** (2.15 + 0.22 * mass_proxy - 0.25 * late.clamp_max(1) * (1 - bulge) + 0.07 * n["sigma"])).clamp(35.0, 330.0),
+        sigma=(10 ** (2.15 + 0.22 * mass_proxy - 0.25 * late.clamp_max(1) * (1 - bulge)
+                      + 0.07 * n["sigma"])).clamp(35.0, 330.0),
         slope=-1.55 + 0.25 * n["slope"], ebv=0.028 * torch.exp(0.45 * n["ebv"]),
         radius=torch.stack([bulge_size.clamp(*size_limits), disc_size.clamp(0.2, 5.0)], dim=1),
         index=torch.where(kind == ELLIPTICAL, 3.0 + 1.8 * u["index"], 1.2 + 2.4 * u["index"]),
-        axis=torch.stack([bulge_axis, torch.where(kind == ELLIPTICAL, bulge_axis, disc_axis)], dim=1), angle=math.pi * u["angle"],
+        axis=torch.stack([bulge_axis, torch.where(kind == ELLIPTICAL, bulge_axis, disc_axis)], dim=1),
+        angle=math.pi * u["angle"],
         offset=0.12 * draw.normal("offset", 2).clamp(-3, 3), temperature=temperature)
 
 
