@@ -180,7 +180,7 @@ class Desk {
 
   // -- objects
 
-  async go(row, { push = true } = {}) {
+  async go(row, { push = true, stay = false } = {}) {
     const asked = ++this.asked, began = performance.now();
     this.times = { began };
     this.state.row = row;
@@ -193,7 +193,7 @@ class Desk {
     this.step = -1;
     if (push) { this.write(true); }
     this.model.row = row;
-    await this.showNear(await near, asked);
+    await this.showNear(await near, asked, stay);
   }
 
   fetchNear(row) {
@@ -201,12 +201,12 @@ class Desk {
     return Promise.all([this.ask(`near/${row}.json`, { query, among, k: 8, map: map || "" }), map ? this.ask("where.json", { map, rows: row }) : [null]]);
   }
 
-  showNear([answer, [place]], asked) {
+  showNear([answer, [place]], asked, stay = false) { // stay: the address said where to look
     if (asked !== this.asked) { return; }
     this.answer = answer;
     this.strip.show(answer);
     this.map.marks = { chosen: place, near: answer.neighbours.map(n => n.place), lit: null };
-    if (place) { this.map.centre(...place); }
+    if (place && !stay) { this.map.centre(...place); }
     this.map.redraw();
     this.painted("neighbours");
   }
@@ -261,12 +261,13 @@ class Desk {
     if (this.spaces.includes(a) && this.spaces.includes(b)) { Object.assign(s, { query: a, among: b }); }
     this.marked(); this.paintMap(); this.drawLegend();
     const view = (q.get("view") || "").split(",").map(Number);
-    if (view.length === 4 && view.every(Number.isFinite)) { this.map.setRange(view); }
+    const stay = view.length === 4 && view.every(Number.isFinite);
+    if (stay) { this.map.setRange(view); }
     if (first && unknown.length) { this.say(`The address has parts we do not know: ${unknown.join(", ")}`); }
     let row = this.page ? null : this.model.row ?? null;
     if (q.get("o")) { const found = await this.ask("find.json", { q: q.get("o") }); row = found.row; if (row === null) { this.say(`No object is called ${q.get("o")}`); } }
     if (row === null && first) { row = this.first; }
-    if (row !== null && row !== s.row) { await this.go(row, { push: false }); if (first) { this.write(); } }
+    if (row !== null && row !== s.row) { await this.go(row, { push: false, stay }); if (first) { this.write(); } }
   }
 
   // -- the rest

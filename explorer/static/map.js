@@ -33,8 +33,12 @@ export class SkyMap {
     Object.assign(this, { width: box.width, height: box.height, ratio });
     this.canvas.width = Math.round(box.width * ratio);
     this.canvas.height = Math.round(box.height * ratio);
-    if (this.layer && (!before || this.untouched)) { this.fit(); }
-    this.redraw();
+    if (this.layer && (!before || this.untouched)) {
+      const { asked } = this;
+      this.fit();
+      if (asked) { this.setRange(asked); }
+    }
+    this.draw(); // at once: a new size has cleared the canvas, and the next frame would show it empty
   }
 
   fit() {
@@ -51,10 +55,14 @@ export class SkyMap {
     return [this.view.x - w, this.view.x + w, this.view.y - h, this.view.y + h];
   }
 
-  setRange([x0, x1, y0, y1]) {
-    if (!(x1 > x0 && y1 > y0) || !this.width) { return; }
-    this.view = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, scale: this.clamp(Math.min(this.width / (x1 - x0), this.height / (y1 - y0))) };
-    this.moved();
+  setRange(asked) { // as in an address: kept in view, too, until a hand moves the map
+    const [x0, x1, y0, y1] = asked;
+    if (!(x1 > x0 && y1 > y0)) { return; }
+    if (this.width) {
+      this.view = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, scale: this.clamp(Math.min(this.width / (x1 - x0), this.height / (y1 - y0))) };
+      this.moved();
+    }
+    Object.assign(this, { asked, untouched: true });
   }
 
   clamp(scale) {
@@ -78,7 +86,7 @@ export class SkyMap {
     this.moved();
   }
 
-  moved() { this.untouched = false; this.redraw(); this.on.moved?.(this.range()); }
+  moved() { Object.assign(this, { untouched: false, asked: null }); this.redraw(); this.on.moved?.(this.range()); }
 
   // -- drawing
 
