@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +13,14 @@ from importlib import import_module
 from pathlib import Path
 
 from engine.io import sniff
-from engine.io.errors import ReadError
+from engine.io.errors import ReadError, ReadWarning
 from engine.objects import SkyObject
 
-__all__ = ["ReadError", "Source", "read", "scan"]
+__all__ = ["ReadError", "ReadWarning", "Source", "read", "scan"]
+
+# What lies in folders for people and programs to read, not for us.
+_PROSE = re.compile(r"(read.?me|licen[cs]e|copying|notice|authors|citation|changelog|contributing)\b.*|.*\.(md|rst|pdf|py|ipynb)|"
+                    r"(md5|sha\d+)sums?(\.txt)?|.*\.(md5|sha\d+)(sums?)?", re.I)
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,27 @@ class Source:
 def read(path: str | Path | Sequence[str | Path], survey: str | None = None) -> Iterator[SkyObject]:
     """The objects in a file, a folder (searched recursively) or a list of them; a folder's files are joined by object.
 
-    Raises ReadError for a single file that cannot be read, FileNotFoundError if there is none.
+    Raises ReadError for a single file that cannot be read, FileNotFoundError if there is none. Among several, what cannot
+    be read is passed over with one ReadWarning at the end that counts them; ReadError is raised if nothing could be read.
     """
+    single = isinstance(path, str | Path) and not Path(path).is_dir()
+    problems: list[ReadError] = []
+    count = 0
     for _, reader in _works(path, survey):
-        yield from reader()
+        try:
+            for found in reader():
+                count += 1
+                yield found
+        except ReadError as problem:
+            if single:
+                raise
+            problems.append(problem)
+    if problems and not count:
+        more = f" ({len(problems):,} files could not be read, none could; this is the first)" if len(problems) > 1 else ""
+        raise ReadError(problems[0].path, problems[0].sentence + more)
+    if problems:
+        warnings.warn(f"{len(problems):,} files could not be read and were left out, the first: {problems[0].sentence}",
+                      ReadWarning, stacklevel=2)
 
 
 def scan(path: str | Path | Sequence[str | Path], survey: str | None = None, *,
@@ -44,6 +68,8 @@ def scan(path: str | Path | Sequence[str | Path], survey: str | None = None, *,
     """The units of work to ingest, each with its digest; what cannot be recognised goes to on_error(path, sentence)."""
     for files, reader in _works(path, survey):
         try:
+            if files[0].is_dir():  # a catalogue of many files that is not whole: reading it says what is missing
+                next(reader())
             sniff.format_of(files[0])
             digest = hashlib.sha256()
             for file in files:
@@ -55,18 +81,24 @@ def scan(path: str | Path | Sequence[str | Path], survey: str | None = None, *,
         yield Source(files, digest.hexdigest(), reader)
 
 
-def _works(path: str | Path | Sequence[str | Path], survey: str | None
-           ) -> Iterator[tuple[tuple[Path, ...], Callable[[], Iterator[SkyObject]]]]:
+Work = tuple[tuple[Path, ...], Callable[[], Iterator[SkyObject]]]
+
+
+def _works(path: str | Path | Sequence[str | Path], survey: str | None) -> Iterator[Work]:
     """(files, how to read them) of each unit of work. Single files that are given are not joined with what lies beside."""
-    from engine.io import join, parquet
+    from engine.io import join
 
     for given in [path] if isinstance(path, str | Path) else path:
         place = Path(given)
-        found = list(_files(place))
-        if place.is_dir() and not parquet.is_hats(place):
-            yield from join.works(found, survey)
-        else:
-            yield from ((_with_beside(p), partial(_read_file, p, survey)) for p in found)
+        if not place.exists():
+            raise FileNotFoundError(f"there is no file or folder {place}")
+        if place.is_file():
+            yield _with_beside(place), partial(_read_file, place, survey)
+            continue
+        files, catalogues = _walk(place)
+        for folder in catalogues:
+            yield from _catalogue(folder, survey, alone=folder == place)
+        yield from join.works(files, survey)
 
 
 def _with_beside(path: Path) -> tuple[Path, ...]:
@@ -77,21 +109,38 @@ def _with_beside(path: Path) -> tuple[Path, ...]:
     return (path, beside) if beside else (path,)
 
 
-def _files(path: str | Path | Sequence[str | Path]) -> Iterator[Path]:
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(files, HATS catalogues) inside a folder; nothing hidden, no prose, nothing of a catalogue's inside."""
     from engine.io import parquet
 
-    for given in [path] if isinstance(path, str | Path) else path:
-        place = Path(given)
-        if not place.exists():
-            raise FileNotFoundError(f"there is no file or folder {place}")
-        if place.is_file():
-            yield place
-        elif parquet.is_hats(place):
-            yield from parquet.hats_files(place)
-        else:
-            inside = place.rglob("*")
-            visible = (p for p in inside if not any(q.startswith(".") for q in p.relative_to(place).parts))
-            yield from sorted(p for p in visible if p.is_file())
+    files: list[Path] = []
+    catalogues: list[Path] = []
+    for place, names, here in os.walk(folder):
+        if parquet.is_hats(Path(place)):
+            catalogues.append(Path(place))
+            names.clear()
+            continue
+        names[:] = sorted(n for n in names if not n.startswith("."))
+        files += [Path(place) / n for n in sorted(here) if not n.startswith(".") and not _PROSE.fullmatch(n)]
+    return [f for f in files if f.is_file()], catalogues
+
+
+def _catalogue(folder: Path, survey: str | None, alone: bool) -> Iterator[Work]:
+    """The partitions of a HATS catalogue. Margins and indexes that lie beside catalogues repeat their rows: nothing of them."""
+    from engine.io import parquet
+
+    try:
+        partitions = parquet.hats_files(folder)
+    except ReadError as problem:
+        if alone or not parquet.repeats_rows(folder):
+            yield (folder,), partial(_raise, problem)
+        return
+    yield from (((p,), partial(_read_file, p, survey)) for p in partitions)
+
+
+def _raise(problem: ReadError) -> Iterator[SkyObject]:
+    raise problem
+    yield  # a reader is a generator
 
 
 def _read_file(path: Path, survey: str | None) -> Iterator[SkyObject]:

@@ -17,3 +17,7 @@ class ReadError(ValueError):
 
     def __reduce__(self) -> tuple[type[ReadError], tuple[Path, str]]:
         return (ReadError, (self.path, self.sentence))
+
+
+class ReadWarning(UserWarning):
+    """Some files of a folder could not be read and were left out."""

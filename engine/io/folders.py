@@ -20,7 +20,7 @@ from engine.objects import Scalar, SkyObject
 MAX_TABLE = 64 << 20  # bytes; a larger table is a catalogue of its own and is not searched for the folder's objects
 _LONG = re.compile(r"(?<!\d)\d{5,}(?!\d)")
 _DECIMAL = re.compile(r"(?<![\d.])[+-]?\d{1,3}\.\d+(?![\d.])")  # a coordinate, whose digits are no id
-_ROLE = re.compile(r"(?<![a-z])(co)?(psf|psfs|ivar|invvar|wht|weight|mask|dq|rms|err|noise|var|cutout|image|sci)(?![a-z])", re.I)
+_ROLE = r"(?:co)?psfs?|ivar|invvar|wht|weight|mask|dq|rms|err|noise|var|cutout|image|sci"
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,23 @@ def stem(path: Path) -> str:
     return re.sub(r"\.(fits?|fz|npy|npz|jpe?g|png|csv|ecsv|tbl|txt|gz|bz2|xz)(?=\.|$)", "", path.name, flags=re.I)
 
 
-def image_key(path: Path) -> str:
-    """What the names of all files of one image have in common: the name without its band and role."""
+def image_name(path: Path) -> str:
+    """A file's name without its band and role, all else as it was: the id of the image that files of this name are."""
     from engine.io.fits_headers import band_in_name
 
-    name = re.sub(r"_oo[iwd]_", "_oo_", stem(path))
+    name = re.sub(r"_oo[iwd]_", "_", stem(path))  # the products of DECam's pipeline
     found = band_in_name(name, None)
-    if found:
-        at = list(re.finditer(rf"(?<![A-Za-z0-9]){re.escape(found[0])}(?![A-Za-z0-9])", name))[-1]
-        name = name[:at.start()] + name[at.end():]
-    return f"{path.parent}/" + re.sub(r"[_\-. ]+", "_", _ROLE.sub("", name)).strip("_")
+    for word in (re.escape(found[0]) if found else None, _ROLE):
+        if word is not None:
+            at = list(re.finditer(rf"(^|[_. -])({word})(?![A-Za-z0-9])", name, re.I if word is _ROLE else 0))
+            for match in reversed(at[-1:] if word is not _ROLE else at):
+                name = name[:match.start()] + name[match.end():]
+    return name.strip("_. ") or stem(path)
+
+
+def image_key(path: Path) -> str:
+    """What all files of one image have in common: folder, and name without band and role. Only for telling which they are."""
+    return f"{path.parent}/{image_name(path)}"
 
 
 def ids_in(path: Path) -> set[str]:
@@ -118,7 +125,7 @@ def read_image(unit: Unit, survey: str | None) -> Iterator[SkyObject]:
         planes = fits_images.with_side_files(planes, sides)
     if len(unit.files) > 1:
         notes.append(f"joined by name: {', '.join(p.name for p in unit.files)}")
-    name = Path(image_key(unit.files[0])).name if len(unit.files) > 1 else unit.files[0].name.split(".fits")[0]
+    name = image_name(unit.files[0]) if len(unit.files) > 1 else unit.files[0].name.split(".fits")[0]
     yield fits_images.object_of(name, planes, unit.files[0]).with_history(*notes)
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.io import desi
+from engine.io import desi, realgalaxy
 from engine.io.errors import ReadError
 from engine.io.folders import MAX_TABLE, Unit, ids_in, merge, read_image, spectrum_ids, stem, units
 from engine.objects import SkyObject
@@ -35,6 +35,10 @@ Work = tuple[tuple[Path, ...], Callable[[], Iterator[SkyObject]]]
 def works(files: Sequence[Path], survey: str | None) -> Iterator[Work]:
     """(files, how to read them) for each object or file of a folder; what cannot be read raises only when it is read."""
     found = list(units(files))
+    stamps = realgalaxy.find([u.files[0] for u in found if u.kind == "table"])
+    yield from ((s.files, partial(realgalaxy.objects_of, s, survey)) for s in stamps)
+    taken = {f for s in stamps for f in s.files}
+    found = [u for u in found if u.files[0] not in taken]
     redrocks = {r for r in (desi.redrock_beside(f) for f in files) if r is not None}
     things = [u for u in found if u.kind in ("image", "picture", "spectrum")]
     others = [u for u in found if u.kind == "other" and u.files[0].suffix in (".h5", ".hdf5", ".npz")]
@@ -49,7 +53,8 @@ def works(files: Sequence[Path], survey: str | None) -> Iterator[Work]:
         together_files = tuple(f for u in together for f in u.files)
         yield together_files + tuple(dict.fromkeys(t for t, _, _ in matches)), partial(_read, together, id, matches, survey)
     for unit in others:
-        yield (unit.files[0], *dict.fromkeys(t for found in rows.values() for t, _, _ in found)), partial(_with_rows, unit.files[0], rows, used, survey)
+        of_rows = dict.fromkeys(t for matches in rows.values() for t, _, _ in matches)
+        yield (unit.files[0], *of_rows), partial(_with_rows, unit.files[0], rows, used, survey)
     for unit in found:
         path = unit.files[0]
         if unit in things or unit in others or path in redrocks:
@@ -72,7 +77,8 @@ def _together(things: Sequence[Unit]) -> Iterator[tuple[str, list[Unit]]]:
         best = max(shared, key=len, default="")
         members = [u for u in by_id[best] if u not in done] if best else [unit]
         done.update(members)
-        yield best or (max(_ids(unit), key=len, default="") or stem(unit.files[0])), sorted(members, key=lambda u: u.kind == "spectrum")
+        id = best or max(_ids(unit), key=len, default="") or stem(unit.files[0])
+        yield id, sorted(members, key=lambda u: u.kind == "spectrum")
 
 
 def _ids(unit: Unit) -> set[str]:
@@ -83,7 +89,7 @@ def _ids(unit: Unit) -> set[str]:
 
 
 def _rows(tables: Sequence[Path], survey: str | None) -> Mapping[str, Rows]:
-    """Id -> (table, row) of the folder's small tables; an id with a word before its number ("deimos_12008179") is found by both."""
+    """Id -> rows of the folder's small tables; an id with a word before its number ("deimos_12008179") is found by both."""
     from engine.io import _read_file
 
     found: dict[str, list[Row]] = {}

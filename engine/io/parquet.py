@@ -132,8 +132,17 @@ def _pairs(file: Path) -> dict[str, str]:
     return {k.strip(): v.strip() for k, v in lines}
 
 
+def repeats_rows(folder: Path) -> bool:
+    """Whether a HATS folder is a margin, an index or an association, which only repeat rows of a catalogue."""
+    return _kind(read_properties(folder)) in ("margin", "index", "association")
+
+
+def _kind(properties: Mapping[str, str]) -> str:
+    return properties.get("dataproduct_type", properties.get("catalog_type", "object")).lower()
+
+
 def _refuse_copies(path: Path, properties: Mapping[str, str]) -> None:
-    kind = properties.get("dataproduct_type", properties.get("catalog_type", "object")).lower()
+    kind = _kind(properties)
     if kind in ("margin", "index", "association"):
         raise ReadError(path, f"belongs to a HATS {kind}, which only repeats rows of its catalogue; read the catalogue itself")
 
