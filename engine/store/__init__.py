@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine.files import commit, only_writer, read_json, sync_folder, sync_tree, write_json
-from engine.objects import SkyObject
+from engine.objects import Image, SkyObject
 from engine.store import hats, pixels, rows
 from engine.store.parts import PACK, Parts
 
@@ -107,7 +107,7 @@ class Store:
         """All ids in order of arrival, (n,) str."""
         with self._cache_lock:
             if (done := len(self._ids)) < len(self):
-                new = np.array(self.table(["id"], since=done).column("id").to_pylist(), dtype=str)
+                new = rows.texts(self.table(["id"], since=done).column("id"))
                 self._ids = np.concatenate([self._ids, new])
             return self._ids
 
@@ -146,6 +146,10 @@ class Store:
         images = [self._pixels.image(cell) for cell in table.column("_images")[i].as_py()]
         spectra = [self._pixels.spectrum(cell) for cell in table.column("_spectra")[i].as_py()]
         return rows.object_from(table, i, images, spectra)
+
+    def image(self, row: int, which: int) -> Image:
+        """One image of an object, without reading the rest of it. Raises IndexError if there are fewer."""
+        return self._pixels.image(self.cells(row)[which])
 
     def cells(self, row: int, kind: str = "image") -> list[dict[str, Any]]:
         """What the row says of its images or spectra (survey, bands, unit, WCS ...), without reading pixels."""

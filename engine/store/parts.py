@@ -23,9 +23,9 @@ from engine.files import commit
 from engine.store import rows
 
 PACK = 256  # parts in a pack
-ROW_GROUP = 1024  # rows of a part that are read to get at one
+ROW_GROUP = 256  # rows of a part that are read to get at one
 PACK_GROUP = 65_536
-_CACHED_GROUPS = 64
+_CACHED_GROUPS = 128
 _CACHED_FOOTERS = 256
 _COUNTS = b"rows_of_parts"
 
@@ -126,22 +126,29 @@ class Parts:
             raise IndexError(f"row {row} of a sky with {n} objects")
         row = int(row) % n
         part = int(np.searchsorted(self._starts, row, side="right")) - 1
-        group, i = divmod(row - self._starts[part], ROW_GROUP)
+        path, footer = self._part(part), self._footer(part)
+        group, i = divmod(row - self._starts[part], footer.row_group(0).num_rows)  # all but the last are equally long
         with self._lock:
             if (part, group) in self._groups:
                 self._groups.move_to_end((part, group))
                 return self._groups[part, group], i
-            footer = self._footers.get(part)
-        path = self._part(part)
         with _naming(path), pq.ParquetFile(path, metadata=footer) as file:
-            footer = file.metadata
-            if footer.num_row_groups == 1:  # whatever its length
-                group, i = 0, row - self._starts[part]
             table = file.read_row_group(group, use_threads=False).combine_chunks()
         with self._lock:
-            _remember(self._footers, part, footer, _CACHED_FOOTERS)
             _remember(self._groups, (part, group), table, _CACHED_GROUPS)
         return table, i
+
+    def _footer(self, part: int) -> pq.FileMetaData:
+        with self._lock:
+            if part in self._footers:
+                self._footers.move_to_end(part)
+                return self._footers[part]
+        path = self._part(part)
+        with _naming(path):
+            footer = pq.read_metadata(path)
+        with self._lock:
+            _remember(self._footers, part, footer, _CACHED_FOOTERS)
+        return footer
 
     # -- writing, by the only writer -----------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 
 from engine.objects import Scalar, SkyObject
-from engine.store import Store, parts
+from engine.store import Store, parts, rows
 
 COMMITS = 19
 
@@ -79,3 +79,11 @@ def test_rows_far_into_a_large_part_are_read_alone(tmp_path: Path) -> None:
         assert found.id == f"o{row % n}" and found.scalars["n"].value == row % n
     with pytest.raises(IndexError, match=f"row {n} of a sky with {n} objects"):
         store.read(n)
+
+
+@pytest.mark.parametrize("ids", [["a", "bcd", "é☉", "x"], ["plain", "ascii", "", "d"], ["one"]])
+def test_ids_come_back_as_they_are(ids: list[str]) -> None:
+    chunks = pa.chunked_array([pa.array(["cut off", *ids]).slice(1), pa.array(ids)])
+    found = rows.texts(chunks)
+    assert found.tolist() == [*ids, *ids] and found.dtype.kind == "U"
+    assert rows.texts(pa.chunked_array([], pa.string())).tolist() == []

@@ -53,10 +53,11 @@ def _answer(pipe: Any, function: Callable[..., Any], arguments: tuple[Any, ...])
         pipe.send(error)
 
 
-def ingest(sky: Path, files: list[Path]) -> None:
+def ingest(sky: Path, files: list[Path], steps: Any = None) -> None:
     jobs.BATCH = 4
-    for _ in jobs.ingest(sky, files):
-        pass
+    for step in jobs.ingest(sky, files):
+        if steps is not None:
+            steps.send(step.note)
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +87,17 @@ def test_killed_again_and_again_it_opens_and_the_ingest_goes_on(files: list[Path
     ingest(tmp_path / "whole.sky", files)
     expected = content(tmp_path / "whole.sky")
     assert len(expected) == 50
-    start = time.perf_counter()
-    in_child(ingest, tmp_path / "timed.sky", files)
-    usual = time.perf_counter() - start
     sky, chance, sizes = tmp_path / "killed.sky", random.Random(7), []
-    for _ in range(20):
-        process = children().Process(target=ingest, args=(sky, files))
+    for _ in range(16):
+        steps, there = children().Pipe()
+        process = children().Process(target=ingest, args=(sky, files, there))
         process.start()
-        process.join(chance.uniform(0, 0.5) * usual)
+        begun = time.perf_counter()
+        for _ in range(chance.randrange(24)):  # of 28: it gets some way, and dies in the middle of what comes next
+            begun = time.perf_counter()
+            assert steps.poll(60), "the child does not answer"
+            steps.recv()
+        time.sleep(chance.random() * min(time.perf_counter() - begun, 1.0))
         process.kill()
         process.join()
         if (sky / "sky.json").exists():
@@ -102,7 +106,7 @@ def test_killed_again_and_again_it_opens_and_the_ingest_goes_on(files: list[Path
             sizes.append(len(got))
     ingest(sky, files)
     assert content(sky) == expected
-    assert sizes == sorted(sizes) and len(set(sizes)) > 2, f"the kills hit nothing: {sizes}"
+    assert sizes == sorted(sizes) and len(set(sizes)) > 3, f"the kills hit nothing: {sizes}"
 
 
 def test_the_same_files_twice_are_stored_once(files: list[Path], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from engine import demo_sky, jobs
 from engine.embeddings import Embeddings
+from engine.files import read_json
 from engine.maps import Map
 from engine.steps import Step
 from engine.store import Store
@@ -25,6 +26,7 @@ DIM = 64
 SPACES = ("image", "spectrum")
 SEED = 11
 CHUNK = 50_000
+PART = 1000  # rows a commit
 SAMPLE = 10_000
 MAP = "umap-image"
 CLUSTERS, FILAMENTS = 60, 40
@@ -100,11 +102,14 @@ def build(folder: Path, n: int = 1_000_000) -> Iterator[Step]:
     template = store.table([*store.schema.names, *NESTED]).slice(0, STORED).combine_chunks()
     while len(store) < n:
         rows = range(len(store), min((len(store) // CHUNK + 1) * CHUNK, n))
-        store.append_table(table(template, rows))
+        made = table(template, rows)
+        for first in range(0, len(made), PART):
+            store.append_table(made.slice(first, PART))
         yield Step(0.2 + 0.3 * len(store) / n, f"{len(store):,} of {n:,} rows")
     for space in SPACES:
         yield from _embed(folder, space, n)
-    if not (folder / "maps" / MAP / "manifest.json").is_file():
+    about = folder / "maps" / MAP / "manifest.json"
+    if not about.is_file() or read_json(about)["rows"] != n:
         _map(folder, n)
     yield Step(0.7, "map")
     for step in jobs.index(folder):
