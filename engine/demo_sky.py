@@ -49,6 +49,14 @@ def objects(seed: int, start: int, count: int, batch: int = BATCH) -> Iterator[S
             yield one(rendered, i, int(index[i]), seed)
 
 
+def batches(seed: int, start: int, stop: int) -> Iterator[list[SkyObject]]:
+    """The same objects, start to stop - 1, `BATCH` at a time, rendered by a child process a few batches ahead."""
+    from engine.simulate import stream
+
+    for first, rendered in zip(range(start, stop, BATCH), stream.rendered(seed, start, stop, BATCH), strict=True):
+        yield [one(rendered, i, first + i, seed) for i in range(len(rendered["s_ra"]))]
+
+
 def one(rendered: dict[str, Tensor], i: int, number: int, seed: int) -> SkyObject:
     """Row i of a rendered batch."""
     def value(key: str) -> Any:

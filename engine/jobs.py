@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.embeddings import MANIFEST, Embeddings
 from engine.files import only_writer
@@ -63,10 +63,20 @@ def embed(sky: str | Path, model: str | Path | None = None) -> Iterator[Step]:
 
     store = Store(sky)
     bundle = checkpoints.load(model)
-    with only_writer(store.path / "embeddings.lock", f"the embeddings of {store.path}"), ThreadPoolExecutor(1) as ahead:
-        spaces = open_spaces(store.path, bundle)
-        start = min(len(s) for s in spaces.values())
-        pieces = [range(i, min(i + EMBED_BATCH, len(store))) for i in range(start, len(store), EMBED_BATCH)]
+    with _only_embedder(store):
+        yield from _embed(store, bundle)
+
+
+def _only_embedder(store: Store) -> AbstractContextManager[None]:
+    return only_writer(store.path / "embeddings.lock", f"the embeddings of {store.path}")
+
+
+def _embed(store: Store, bundle: Bundle) -> Iterator[Step]:
+    """`embed` by the only embedder; the next objects are read while these are embedded."""
+    spaces = open_spaces(store.path, bundle)
+    start = min(len(s) for s in spaces.values())
+    pieces = [range(i, min(i + EMBED_BATCH, len(store))) for i in range(start, len(store), EMBED_BATCH)]
+    with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(read_rows, store, pieces[0]) if pieces else None
         for piece, following in zip_longest(pieces, pieces[1:]):
             assert coming is not None
@@ -180,25 +190,32 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
     if len(store) < objects or not (store.path / "maps").is_dir():
         threading.Thread(target=_warm_up, daemon=True).start()
     bundle = checkpoints.load(model)
-    for step in embed(store.path, model):  # what a stopped run stored and did not embed
-        yield Step(0.5 * step.fraction * len(store) / objects, step.note)
-    spaces = open_spaces(store.path, bundle)
-    if len(store) >= min(objects, FIRST_MAP):
-        yield from _scaled(map(store.path), 0.5, 0.6)
-    for batch in _rendered(seed, len(store), objects):
-        first = len(store)
-        store.append(batch, [origin] * len(batch))
-        add_vectors(spaces, bundle, batch, first)
-        done = 0.9 * len(store) / objects
-        yield Step(done, f"simulated and embedded {len(store):,} of {objects:,} objects")
-        if first < FIRST_MAP <= len(store) or (len(store) > FIRST_MAP and len(store) // 500 > first // 500):
-            for kind in KINDS[::-1]:
-                for space, vectors in spaces.items():
-                    place(store.path, kind, space, vectors)
-                    yield Step(done, f"map {kind}-{space}: {len(store):,} objects placed", {"map": f"{kind}-{space}"})
+    there = 0.9 * min(len(store) / objects, 1.0)
+    with _only_embedder(store):
+        yield from _scaled(_embed(store, bundle), 0.0, 0.8 * there)  # what a stopped run stored and did not embed
+        if len(store) >= min(objects, FIRST_MAP):
+            yield from _scaled(map(store.path), 0.8 * there, there)
+        spaces = open_spaces(store.path, bundle)
+        for batch in demo_sky.batches(seed, len(store), objects):
+            first = len(store)
+            store.append(batch, [origin] * len(batch))
+            with _half_the_cores():
+                add_vectors(spaces, bundle, batch, first)
+            done = 0.9 * len(store) / objects
+            yield Step(done, f"simulated and embedded {len(store):,} of {objects:,} objects")
+            if first < FIRST_MAP <= len(store) or (len(store) > FIRST_MAP and len(store) // 500 > first // 500):
+                yield from _place_all(store, spaces, done)
     yield from _scaled(map(store.path), 0.9, 0.97)
     yield from _scaled(index(store.path), 0.97, 1.0)
     yield Step(1.0, f"{len(store):,} objects are ready", {"objects": len(store)})
+
+
+def _place_all(store: Store, spaces: dict[str, Embeddings], done: float) -> Iterator[Step]:
+    """Bring every map up to date, the quick ones first."""
+    for kind in KINDS[::-1]:
+        for space, vectors in spaces.items():
+            place(store.path, kind, space, vectors)
+            yield Step(done, f"map {kind}-{space}: {len(store):,} objects placed", {"map": f"{kind}-{space}"})
 
 
 def _warm_up() -> None:
@@ -208,20 +225,17 @@ def _warm_up() -> None:
         maps.warm_up()
 
 
-def _rendered(seed: int, start: int, stop: int) -> Iterator[list[SkyObject]]:
-    """Batches of the simulated sky, the next one drawn while this one is used."""
-    from engine import demo_sky
+@contextmanager
+def _half_the_cores() -> Iterator[None]:
+    """Torch works on half of the cores while another process is as busy: threads that wait for a core hold up all others."""
+    import torch
 
-    def draw(first: int) -> list[SkyObject]:
-        return list(demo_sky.objects(seed, first, min(demo_sky.BATCH, stop - first)))
-
-    with ThreadPoolExecutor(1) as ahead:
-        firsts = list(range(start, stop, demo_sky.BATCH))
-        coming: Any = ahead.submit(draw, firsts[0]) if firsts else None
-        for _, following in zip_longest(firsts, firsts[1:]):
-            batch = coming.result()
-            coming = ahead.submit(draw, following) if following is not None else None
-            yield batch
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _scaled(steps: Iterator[Step], low: float, high: float) -> Iterator[Step]:

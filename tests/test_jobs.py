@@ -19,6 +19,7 @@ from engine import checkpoints, demo_sky, jobs
 from engine.embeddings import Embeddings
 from engine.models import AstroClip, AstroClipConfig
 from engine.objects import Image, Scalar, SkyObject, Spectrum
+from engine.simulate import stream
 from engine.steps import Step
 from engine.store import Store
 
@@ -187,6 +188,34 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.maps.warm_up", lambda: None)
 
 
+def in_process(seed: int, start: int, stop: int) -> Iterator[list[SkyObject]]:
+    """`demo_sky.batches` without its child process, whose start takes seconds."""
+    for first in range(start, stop, demo_sky.BATCH):
+        yield list(demo_sky.objects(seed, first, min(demo_sky.BATCH, stop - first)))
+
+
+def test_the_child_process_renders_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_sky, "BATCH", 2)
+    objects = [o for batch in demo_sky.batches(5, 3, 8) for o in batch]
+    for here, there in zip(demo_sky.objects(5, 3, 5), objects, strict=True):
+        assert here.id == there.id and here.scalars.keys() == there.scalars.keys()
+        np.testing.assert_allclose(here.images[1].pixels, there.images[1].pixels, rtol=1e-3, atol=1e-2)
+        np.testing.assert_allclose(here.spectra[0].flux, there.spectra[0].flux, rtol=1e-3, atol=1e-3)
+
+
+def test_the_child_process_ends_with_who_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    steps = stream.rendered(5, 0, 1000, 2)
+    next(steps)
+    steps.close()
+    assert started[0].poll() is not None
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(RuntimeError, match="ended early"):
+        next(stream.rendered(5, 0, 1000, 2))
+
+
 def test_demo_shows_a_map_early_and_ends_complete(tmp_path: Path, model: Path, small_demo: None) -> None:
     path = tmp_path / "d.sky"
     placed = []
@@ -205,7 +234,9 @@ def test_demo_shows_a_map_early_and_ends_complete(tmp_path: Path, model: Path, s
         next(jobs.demo(path, 24, seed=6, model=model))
 
 
-def test_demo_can_be_stopped_at_any_step_and_made_larger(tmp_path: Path, model: Path, small_demo: None) -> None:
+def test_demo_can_be_stopped_at_any_step_and_made_larger(
+        tmp_path: Path, model: Path, small_demo: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_sky, "batches", in_process)
     path = tmp_path / "d.sky"
     for stop_after in (1, 2, 3):
         steps = jobs.demo(path, 20, seed=5, model=model)
@@ -214,10 +245,10 @@ def test_demo_can_be_stopped_at_any_step_and_made_larger(tmp_path: Path, model: 
         steps.close()
         engine.open(path)
     run(jobs.demo(path, 20, seed=5, model=model))
-    run(jobs.demo(path, 28, seed=5, model=model))
+    run(jobs.demo(path, 48, seed=5, model=model))
     sky = engine.open(path)
-    assert len(sky) == 28 == len(sky.vectors("image")) == len(sky.map("pca-spectrum").xy)
-    direct = checkpoints.load(model).embed(list(demo_sky.objects(5, 0, 28)))
+    assert len(sky) == 48 == len(sky.vectors("image")) == len(sky.map("pca-spectrum").xy)
+    direct = checkpoints.load(model).embed(list(demo_sky.objects(5, 0, 48)))
     np.testing.assert_allclose(sky.vectors("spectrum"), direct["spectrum"], atol=0.03)
 
 
@@ -231,6 +262,7 @@ from engine.store import Store
 job, sky, model = sys.argv[1:]
 jobs.EMBED_BATCH, jobs.FIRST_MAP, jobs.KINDS, demo_sky.BATCH = 2, 8, ("pca",), 4
 maps.warm_up = lambda: None
+demo_sky.batches = lambda seed, a, b: (list(demo_sky.objects(seed, i, min(4, b - i))) for i in range(a, b, 4))
 def work():
     if job == "demo":
         list(jobs.demo(sky, 20, 5, model))
@@ -247,7 +279,7 @@ while True:
             code = 0
         finally:
             os._exit(code)
-    time.sleep(random.uniform(0, 0.06) * (kills + 1))
+    time.sleep(random.uniform(0, 0.12) * (kills + 1))
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     if os.WIFEXITED(status):
