@@ -16,7 +16,8 @@ Codec = Literal["image", "spectrum", "catalog", "field", "log", "cdf", "grid", "
 
 @dataclass(frozen=True)
 class Modality:
-    """One kind of measurement. tokens: per object (the most, for a catalogue); unit: as astropy writes it, or None."""
+    """One kind of measurement. tokens: per object (the most, for a catalogue); unit: as astropy writes it, or None ("ct":
+    `engine.io.surveys` knows what a count of that survey is worth)."""
 
     key: str
     name: str
