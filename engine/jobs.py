@@ -7,17 +7,20 @@ starts where it stopped. A sky that has grown is brought up to date by running t
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from engine.embeddings import MANIFEST, Embeddings
 from engine.files import only_writer
 from engine.steps import Step
-from engine.store import Store
+from engine.store import NoRoom, Store
 
 if TYPE_CHECKING:
     from engine.checkpoints import Bundle
@@ -32,23 +35,27 @@ KINDS = ("umap", "pca")
 def ingest(sky: str | Path, paths: Sequence[str | Path], survey: str | None = None, lossless: bool = False) -> Iterator[Step]:
     """Read files into a sky, a batch a commit. The last Step's preview holds "bad": (file, sentence) of what was refused.
 
-    Files whose content is in the sky already are read again only to find what a killed run left out.
+    Files whose content is in the sky already are read again only to find what a killed run left out. Raises ValueError if
+    another process writes to the sky, NoRoom if the disk is full.
     """
-    from engine.io import ReadError, scan
+    from engine.io import scan
 
     bad: list[tuple[Path, str]] = []
     store = Store.create(sky, lossless)
     sources = list(scan(list(paths), survey, on_error=lambda path, sentence: bad.append((path, sentence))))
     new = old = 0
-    for done, source in enumerate(sources):
-        objects = source.read()
-        try:
-            while batch := list(islice(objects, BATCH)):
-                appended = store.append(batch, [source.digest] * len(batch))
-                new, old = new + len(appended.rows), old + len(appended.duplicates)
-                yield Step(done / len(sources), f"{source.path.name}: {new} objects new")
-        except (ReadError, OSError) as error:
-            bad.append((source.path, str(error)))
+    with store.writing():  # from the first batch to the last, so that a second ingest is told at once
+        for done, source in enumerate(sources):
+            objects = source.read()
+            try:
+                while batch := list(islice(objects, BATCH)):
+                    appended = store.append(batch, [source.digest] * len(batch))
+                    new, old = new + len(appended.rows), old + len(appended.duplicates)
+                    yield Step(done / len(sources), f"{source.path.name}: {new} objects new")
+            except NoRoom:
+                raise
+            except (ValueError, OSError) as error:  # not to be read, or not to be stored: the others can still be
+                bad.append((source.path, str(error)))
     note = f"{new} objects new, {old} were there already, {len(bad)} files could not be read; {store.path} holds {len(store)}"
     yield Step(1.0, note, {"bad": bad, "new": new, "duplicates": old})
 
@@ -82,7 +89,7 @@ def _embed(store: Store, bundle: Bundle) -> Iterator[Step]:
             assert coming is not None
             objects = coming.result()
             coming = ahead.submit(read_rows, store, following) if following else None
-            add_vectors(spaces, bundle, objects, piece.start)
+            add_vectors(spaces, bundle.embed(objects), piece.start)
             yield Step(piece.stop / len(store), f"embedded {piece.stop:,} of {len(store):,} objects")
     yield Step(1.0, f"all {len(store):,} objects are embedded in {', '.join(spaces)}")
 
@@ -102,12 +109,12 @@ def read_rows(store: Store, rows: range) -> list[SkyObject]:
     return [store.read(row) for row in rows]
 
 
-def add_vectors(spaces: dict[str, Embeddings], bundle: Bundle, objects: list[SkyObject], first: int) -> None:
+def add_vectors(spaces: dict[str, Embeddings], vectors: Mapping[str, NDArray[np.float32]], first: int) -> None:
     """Append the vectors of consecutive rows from `first` on, but for those that a space has already (a kill between two)."""
-    for space, vectors in bundle.embed(objects).items():
+    for space, new in vectors.items():
         known = len(spaces[space]) - first
-        if known < len(objects):
-            spaces[space].append(vectors[max(known, 0):])
+        if known < len(new):
+            spaces[space].append(new[max(known, 0):])
 
 
 def index(sky: str | Path) -> Iterator[Step]:
@@ -191,16 +198,18 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
         threading.Thread(target=_warm_up, daemon=True).start()
     bundle = checkpoints.load(model)
     there = 0.9 * min(len(store) / objects, 1.0)
-    with _only_embedder(store):
+    with _only_embedder(store), ThreadPoolExecutor(1) as beside:
         yield from _scaled(_embed(store, bundle), 0.0, 0.8 * there)  # what a stopped run stored and did not embed
         if len(store) >= min(objects, FIRST_MAP):
             yield from _scaled(map(store.path), 0.8 * there, there)
         spaces = open_spaces(store.path, bundle)
         for batch in demo_sky.batches(seed, len(store), objects):
             first = len(store)
-            store.append(batch, [origin] * len(batch))
+            stored = beside.submit(store.append, batch, [origin] * len(batch))
             with _half_the_cores():
-                add_vectors(spaces, bundle, batch, first)
+                vectors = bundle.embed(batch)
+            stored.result()  # rows first: a vector without its row would be taken for the next object's
+            add_vectors(spaces, vectors, first)
             done = 0.9 * len(store) / objects
             yield Step(done, f"simulated and embedded {len(store):,} of {objects:,} objects")
             if first < FIRST_MAP <= len(store) or (len(store) > FIRST_MAP and len(store) // 500 > first // 500):
