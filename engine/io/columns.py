@@ -16,6 +16,7 @@ import astropy.units as u
 import numpy as np
 
 from engine.io.errors import ReadError
+from engine.io.parts import REDSHIFT_RANGE
 from engine.io.positions import PositionColumns, find_position, positions
 from engine.io.units import clean_unit
 from engine.modalities import MODALITIES
@@ -34,7 +35,7 @@ IDS = ("source_id", "object_id", "targetid", "target_id", "objid", "obj_id", "ob
        "dr7objid", "dr8objid", "uid", "diaobjectid", "gal_id", "galaxy_id", "number", "num", "seq", "index", "filename",
        "file_name", "object_name", "objname", "lens_name", "object", "recno", "ident", "galtileid")
 REDSHIFTS = ("z_spec", "zspec", "specz", "spec_z", "z_sp", "zsp", "redshift_spec", "redshift", "zhel", "z_hel", "zhelio",
-             "z_helio", "redshift_helio", "zlens", "z_lens", "z")
+             "z_helio", "redshift_helio", "zlens", "z_lens", "zred", "rvz_redshift", "z_value", "z")
 PHOTO_REDSHIFTS = ("z_phot", "zphot", "photoz", "photo_z", "z_photo", "photz", "z_ph", "redshift_phot", "zphot_best")
 UGRIZY = ("u", "g", "r", "i", "y")
 
@@ -254,7 +255,7 @@ def plan(fields: Sequence[Field], sample: Mapping[str, Any], path: Path, survey:
 def _value(name: str, f: Field, units: Mapping[str, Any], error: tuple[str, bool] | None, sample: Mapping[str, Any],
            legacy: bool) -> Value:
     unit = units[f.name] if units[f.name] is not None else _modality_unit(name, f.name, legacy)
-    low, high = (-0.02, 20.0) if name in ("z", "z_phot") else (-np.inf, np.inf)
+    low, high = REDSHIFT_RANGE if name in ("z", "z_phot") else (-np.inf, np.inf)
     factor = 1.0
     if error and unit is not None and units[error[0]] not in (None, unit) and units[error[0]].is_equivalent(unit):
         factor = float(units[error[0]].to(unit))

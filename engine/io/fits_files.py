@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -23,7 +23,8 @@ from engine.io.errors import ReadError
 MAX_UNPACKED = 1 << 30  # bytes of a .gz, .bz2 or .xz unpacked in memory
 MAX_PIXELS = 64_000_000  # in one object; whole mosaics are cut up first
 MAX_HDUS = 20_000
-_PACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+MAX_HEADER = 32 << 20  # bytes
+_PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
 def unpacked(path: Path, limit: int = MAX_UNPACKED) -> bytes | None:
@@ -61,12 +62,14 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
     try:
         content = unpacked(path)
         size = path.stat().st_size if content is None else len(content)
-        with quiet():
-            hdus = fits.open(path if content is None else io.BytesIO(content), lazy_load_hdus=True)
-        with hdus:
+        with path.open("rb") if content is None else io.BytesIO(content) as stream:
+            _check_axes(path, stream, 0)
             with quiet():
-                _check_lengths(path, hdus, size)
-            yield hdus
+                hdus = fits.open(path if content is None else io.BytesIO(content), lazy_load_hdus=True)
+            with hdus:
+                with quiet():
+                    _check_lengths(path, hdus, size, stream)
+                yield hdus
     except ReadError:
         raise
     except Exception as problem:
@@ -75,26 +78,45 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
                               "header says: copy it again") from problem
 
 
-def _check_lengths(path: Path, hdus: fits.HDUList, size: int) -> None:
+def _check_axes(path: Path, stream: BinaryIO, start: int) -> None:
+    """Refuse numbers of axes or columns that FITS does not allow, over which astropy would count for hours. Raises ReadError."""
+    stream.seek(start)
+    for _ in range(MAX_HEADER // 2880):
+        block = stream.read(2880)
+        for at in range(0, len(block), 80):
+            card = block[at:at + 80]
+            if card[:8].rstrip() in (b"NAXIS", b"TFIELDS") and card[8:9] == b"=":
+                value = number(card[9:].split(b"/")[0].decode("ascii", "replace").strip())
+                if value is not None and not 0 <= value <= 999:
+                    raise ReadError(path, f"says {card[:8].decode().strip()} = {value:.15g}, where FITS allows 0 to 999; it is "
+                                          "damaged, copy it again")
+            if card[:8] == b"END     ":
+                return
+        if len(block) < 2880:
+            return
+
+
+def _check_lengths(path: Path, hdus: fits.HDUList, size: int, stream: BinaryIO) -> None:
     """Every HDU must lie inside the file. Raises ReadError."""
     if size == 0:
         raise ReadError(path, "is empty (0 bytes); copy it again")
-    number = 0
+    count = 0
     while True:
         try:
-            hdu = hdus[number]
+            hdu = hdus[count]
         except IndexError:
             break
         info = hdu.fileinfo() or {}
         start = info.get("datLoc") or 0
         declared = int(hdu.size)  # without padding: some writers leave the last block short
         if declared < 0 or start + declared > size:
-            raise ReadError(path, f"is cut off: HDU {number} should end at byte {start + declared:,} but the file has "
+            raise ReadError(path, f"is cut off: HDU {count} should end at byte {start + declared:,} but the file has "
                                   f"{size:,}; copy it again")
-        number += 1
-        if number > MAX_HDUS:
+        _check_axes(path, stream, start + int(info.get("datSpan") or 0))
+        count += 1
+        if count > MAX_HDUS:
             raise ReadError(path, f"has more than {MAX_HDUS:,} HDUs; split it")
-    if number == 0:
+    if count == 0:
         raise ReadError(path, "holds no FITS header; copy it again")
 
 

@@ -120,6 +120,9 @@ def band_of(headers: list[fits.Header], survey: str | None) -> str | None:
 
 def band_in_name(stem: str, survey: str | None) -> tuple[str, str] | None:
     """(token, band) of the last word of a file's name that is a band, or None. "ceers_f115w_10983" -> ("f115w", "F115W")."""
+    subaru = re.search(r"HSC-([GRIZY])\d?(?![A-Za-z0-9])", stem)  # HSC's own way to name filters, the only capitals
+    if subaru:
+        return subaru[0], subaru[1].lower()
     for token in reversed([t for t in re.split(r"[^A-Za-z0-9]+", stem) if t]):
         if token.isdigit():
             continue
@@ -155,6 +158,7 @@ def zero_point(headers: list[fits.Header], survey: str | None) -> tuple[float, s
 def calibration(headers: list[fits.Header], survey: str | None, band: str | None) -> Calibration:
     """The unit of an image's pixels: BUNIT, a zero point in the header, else the survey's own, "assumed"; None if unknown."""
     row = SURVEYS.get(survey or "")
+    known = row.bands.get(band or "") if row is not None else None
     said = next((text(h["BUNIT"]) for h in headers if text(h.get("BUNIT", ""))), "")
     unit = clean_unit(said.lower() if said.upper() == said else said) if said else None
     if unit is None and said:
@@ -167,14 +171,14 @@ def calibration(headers: list[fits.Header], survey: str | None, band: str | None
     if zero is not None and not per_second:
         return Calibration(ab_unit(zero[0]), True, f"counts of AB zero point {zero[0]:.4f} ({zero[1]})")
     if unit is not None:
-        has_zero = zero is not None or (row is not None and unit == row.unit and band in row.bands
-                                        and row.bands[band].zero_point is not None)
+        has_zero = zero is not None or (row is not None and unit == row.unit and known is not None
+                                        and known.zero_point is not None)
         note = f"unit {unit} from BUNIT" + (f", AB zero point {zero[0]:.4f} ({zero[1]})" if zero else "")
         return Calibration(unit, has_zero, note)
     if row is not None and row.unit is not None:
         why = f"no BUNIT{f' that is understood ({said!r})' if said else ''} in the header"
         usable = row.unit.is_equivalent(u.nmgy) or row.unit.is_equivalent(u.Jy) or row.unit.is_equivalent(u.Jy / u.sr) or (
-            band in row.bands and row.bands[band].zero_point is not None)
+            known is not None and known.zero_point is not None)
         return Calibration(row.unit, usable, f"unit assumed: {row.unit} as in {row.title} ({why})")
     return Calibration(None, False, "unit unknown: the header names none" if not said else f"unit {said!r} is not understood")
 

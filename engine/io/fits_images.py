@@ -30,11 +30,12 @@ _ROLES = (
     ("ivar", r"INVVAR|IVAR|INVERSE.?VAR"), ("variance", r"^VAR$|VARIANCE|^VAR_?\d*$"),
     ("sigma", r"^ERR(OR)?S?$|SIGMA|^RMS$|UNCERT|NOISE|^STD"), ("mask", r"^(BAD)?MASK(BITS)?$|^DQ|FLAGS?$|BADPIX|^BPM"),
     ("weight", r"WHT|WEIGHT|^WGT"), ("psf", r"PSF"),
-    ("other", r"^CON$|WMAP|VAR_POISSON|VAR_RNOISE|VAR_FLAT|NEXP|DEPTH|MODEL|RESID|^SKY|CHI2|BLOBMODEL|EXP(TIME|MAP)?$|SEGM"),
+    ("other", r"^CON$|WMAP|VAR_POISSON|VAR_RNOISE|VAR_FLAT|NEXP|DEPTH|MODEL|RESID|^SKY|CHI2|BLOBMODEL|EXP(TIME|MAP)?$|SEGM|"
+              r"^CTX|CONTEXT"),
 )
 _ROLE_NAMES = {"oow": "weight", "ood": "mask", "psf": "psf", "copsf": "psf", "ivar": "ivar", "invvar": "ivar", "wht": "weight",
                "weight": "weight", "dq": "mask", "mask": "mask", "rms": "sigma", "err": "sigma", "noise": "sigma", "var": "variance",
-               "psfs": "psf"}
+               "psfs": "psf", "std": "sigma"}
 _CP_PRODUCT = re.compile(r"_oo([iwd])_")  # DECam Community Pipeline: image, weight, data quality
 
 
@@ -281,13 +282,10 @@ def _ordered(planes: list[Plane]) -> list[Plane]:
 def _image(planes: list[Plane]) -> Image:
     first = planes[0]
     kind = np.float64 if any(p.pixels.dtype == np.float64 for p in planes) else np.float32
-    ivar = None
-    if any(p.ivar is not None for p in planes):  # a band without ivar has no known noise: ivar 0 would say "bad"
-        empty = np.full(first.pixels.shape, np.nan, np.float32)
-        ivar = np.stack([empty if p.ivar is None else p.ivar for p in planes]) if all(
-            p.ivar is not None for p in planes) else None
-    psfs = [p.psf for p in planes]
-    same = all(p is not None and psfs[0] is not None and p.shape == psfs[0].shape for p in psfs)
+    ivars = [p.ivar for p in planes if p.ivar is not None]  # a band without ivar has no known noise: 0 would say "bad"
+    ivar = np.stack(ivars) if len(ivars) == len(planes) else None
+    psfs = [p.psf for p in planes if p.psf is not None]
+    same = len(psfs) == len(planes) and len({p.shape for p in psfs}) == 1
     row = SURVEYS.get(first.survey or "")
     notes = list(dict.fromkeys(line for p in planes for line in p.history))
     if first.wcs is None and row is not None and row.pixel_scale:

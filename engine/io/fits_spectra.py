@@ -39,6 +39,8 @@ def kind_of(hdus: fits.HDUList) -> str | None:
         return "sdss"
     if any({"spec", "lambda", "ivar"} <= set(t) for t in tables):
         return "deimos"
+    if "LAMOST" in text(hdus[0].header.get("TELESCOP", "")).upper() and _lamost_planes(hdus) is not None:
+        return "lamost"
     names = {name_of(h) for h in hdus if shape_of(h)}
     if "FLUX" in names and names & {"WAVE", "WAVELENGTH", "LAMBDA"}:
         return "planes"
@@ -52,6 +54,8 @@ def objects_of(path: Path, hdus: fits.HDUList, survey: str | None) -> Iterator[S
         yield _sdss(path, hdus, survey)
     elif kind == "deimos":
         yield _deimos(path, hdus, survey)
+    elif kind == "lamost":
+        yield _lamost(path, hdus, survey)
     elif kind == "planes":
         yield from _planes(path, hdus, survey)
     else:
@@ -167,6 +171,32 @@ def _header_position(header: fits.Header) -> SkyCoord | None:
         except (ValueError, u.UnitsError):
             return None
     return parts.position(ra, dec)
+
+
+# -- LAMOST ---------------------------------------------------------------------------------------------------------
+
+def _lamost_planes(hdus: fits.HDUList) -> Any:
+    """A function for the rows flux, ivar, wavelength, and_mask of a LAMOST file, of either of its layouts; None if of none."""
+    wanted = ("flux", "ivar", "wavelength", "andmask")
+    for hdu in hdus:
+        names = columns_of(hdu)
+        if set(wanted) <= set(names) and rows_of(hdu) == 1:
+            return lambda path: [native(hdu.data[names[n]][0]).ravel() for n in wanted]
+    shape = shape_of(hdus[0])
+    return (lambda path: list(pixels_of(path, hdus[0])[:4])) if len(shape) == 2 and shape[0] in (4, 5) else None
+
+
+def _lamost(path: Path, hdus: fits.HDUList, survey: str | None) -> SkyObject:
+    """A LAMOST spectrum (Luo et al. 2015, RAA 15, 1095): vacuum, relative flux. Five rows to DR7, a table from DR8 on."""
+    flux, ivar, wave, mask = _lamost_planes(hdus)(path)
+    header = hdus[0].header
+    spectrum = make(path, wave, flux, ivar, mask != 0, survey=survey or "lamost", unit=None, calibrated=False, history=(
+        path.name, "vacuum wavelengths" + (", heliocentric" if header.get("HELIO") is True else ", rest frame not stated"),
+        "relative flux: the shape is calibrated, the level is not", "mask: ivar 0 or and_mask not 0"))
+    kind = text(header.get("CLASS", ""))
+    found = {"z": parts.redshift(header.get("Z")), "class": parts.scalar(kind) if kind else None}
+    return SkyObject(path.name.split(".fit")[0], _header_position(header), spectra=(spectrum,),
+                     scalars={n: s for n, s in found.items() if s is not None}, history=(f"{path.name}: LAMOST spectrum",))
 
 
 # -- FLUX and WAVE planes -------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from engine.objects import Scalar, SkyObject
 MAX_TABLE = 64 << 20  # bytes; a larger table is a catalogue of its own and is not searched for the folder's objects
 _LONG = re.compile(r"(?<!\d)\d{5,}(?!\d)")
 _DECIMAL = re.compile(r"(?<![\d.])[+-]?\d{1,3}\.\d+(?![\d.])")  # a coordinate, whose digits are no id
-_ROLE = r"(?:co)?psfs?|ivar|invvar|wht|weight|mask|dq|rms|err|noise|var|cutout|image|sci"
+_ROLE = r"(?:co)?psfs?|ivar|invvar|wht|weight|mask|dq|rms|err|noise|var|std|cutout|image|img|sci"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from engine.io.columns import text_of
 from engine.io.errors import ReadError
-from engine.io.surveys import SURVEYS, find_survey, match_band
+from engine.io.surveys import SPECTRUM_UNIT, SURVEYS, find_survey, match_band
 from engine.io.tablespectra import spectrum, to_vacuum
 from engine.objects import Catalog, Image, Scalar, Spectrum
 
@@ -118,6 +119,30 @@ def image(part: Mapping[str, Any], survey: str | None, path: Path, true_is_good:
     scalars = {f"psf_fwhm_{b}": Scalar(float(w), None, u.arcsec) for b, w in zip(bands, widths, strict=False)
                if np.isfinite(w) and w > 0}
     return made, scalars
+
+
+def bare_image(pixels: Any, path: Path) -> Image | None:
+    """An image of three planes that says nothing of itself as AstroCLIP's data set has it: (ny, nx, 3), g r z of Legacy Surveys.
+
+    Source: Parker, Lanusse et al. 2024, MNRAS 531, 4990. None where there are not three planes.
+    """
+    if pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[-1]):
+        return None
+    planes = np.moveaxis(pixels, -1, 0) if pixels.shape[-1] == 3 else pixels
+    made = image({"flux": planes, "band": ["g", "r", "z"]}, "legacy", path, False)
+    note = "bands g r z of the Legacy Surveys and nanomaggies assumed, as in AstroCLIP's data set"
+    return None if made is None else replace(made[0], history=(*made[0].history, note))
+
+
+def bare_spectrum(fluxes: Any, path: Path) -> Spectrum | None:
+    """Fluxes without wavelengths on DESI's grid of 7,781 pixels, as AstroCLIP's data set has them; None if it is another number."""
+    from engine.io.desi import PIXELS, START, STEP
+
+    flux = np.ravel(fluxes)
+    if flux.size != PIXELS:
+        return None
+    return spectrum(START + STEP * np.arange(PIXELS), flux, None, None, None, SPECTRUM_UNIT, "desi", path,
+                    (path.name, "wavelengths 3600 + 0.8 k A, vacuum, and the unit assumed: a spectrum of DESI's 7,781 pixels"))
 
 
 def _checked(pixels: Any, mask: Any, ivar: Any, bands: list[str], notes: list[str]) -> tuple[Any, Any, Any]:

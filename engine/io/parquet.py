@@ -247,6 +247,8 @@ def _nested_columns(schema: pa.Schema) -> dict[str, str]:
     for f in schema:
         kind = f.type
         inner = kind.value_type if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind) else kind
+        if f.name in ("image", "spectrum") and _depth(kind) == (3 if f.name == "image" else 2):
+            out[f.name] = "bare " + f.name
         if not pt.is_struct(inner):
             continue
         keys = {inner.field(i).name for i in range(inner.num_fields)}
@@ -264,6 +266,17 @@ def _nested_columns(schema: pa.Schema) -> dict[str, str]:
         elif pt.is_list(kind) or pt.is_large_list(kind):
             out[f.name] = "other"
     return out
+
+
+def _depth(kind: Any) -> int:
+    """How many lists are around the numbers of a type; 0 for what holds no numbers."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return _depth(kind.storage_type)
+    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+        inside = kind.value_type
+        numbers = pt.is_floating(inside) or pt.is_integer(inside)
+        return 1 if numbers else _depth(inside) + 1 if _depth(inside) else 0
+    return 0
 
 
 def _flat(batch: Any, parts: Mapping[str, str]) -> dict[str, Any]:
@@ -372,6 +385,10 @@ def _extras(cells: Mapping[str, Any], parts: Mapping[str, str], state: Mapping[s
             if made:
                 out["images"] += (made[0],)
                 out["scalars"].update(made[1])
+        elif kind.startswith("bare ") and isinstance(cell, np.ndarray):
+            made_of = nested.bare_image if kind == "bare image" else nested.bare_spectrum
+            bare = made_of(cell, path)
+            out["images" if kind == "bare image" else "spectra"] += (bare,) if bare is not None else ()
         elif kind == "spectrum":
             known = cell is not None and cell.get("lambda") is not None and cell.get("flux") is not None
             found = nested.row_spectrum(cell, state["survey"], path) if known else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import astropy.units as u
@@ -11,9 +10,7 @@ from astropy.coordinates import SkyCoord
 
 from engine.objects import Scalar
 
-REDSHIFT_NAMES = ("redshift", "zspec", "z_spec", "specz", "spec_z", "zred", "redshift_spec")
-_REDSHIFT_RANGE = (-0.01, 15.0)
-_SENTINELS = (-99.0, -999.0, -9999.0, 99.0, 999.0, 9999.0)
+REDSHIFT_RANGE = (-0.02, 20.0)  # nearby galaxies come towards us; what lies outside is a number that stands for "unknown"
 
 
 def position(ra: Any, dec: Any) -> SkyCoord | None:
@@ -44,17 +41,11 @@ def scalar(value: Any, error: Any = None, unit: u.UnitBase | None = None) -> Sca
 
 
 def redshift(value: Any, error: Any = None) -> Scalar | None:
-    """The redshift as a `Scalar`, or None where it is no redshift: sentinel, not finite, not within -0.01 < z < 15."""
+    """The redshift as a `Scalar`, or None where it is no redshift: masked, not finite, outside of `REDSHIFT_RANGE`."""
     try:
         z = float(value)
     except (TypeError, ValueError):
         return None
-    if np.ma.is_masked(value) or z in _SENTINELS or not (_REDSHIFT_RANGE[0] < z < _REDSHIFT_RANGE[1]):
+    if np.ma.is_masked(value) or not (REDSHIFT_RANGE[0] < z < REDSHIFT_RANGE[1]):
         return None
     return scalar(z, None if error is None or np.ma.is_masked(error) or not float(error) > 0 else float(error))
-
-
-def redshift_column(names: Iterable[str]) -> str | None:
-    """Which column is a redshift by its name alone. "z" is not one: it may be a magnitude or a coordinate."""
-    lower = {name.lower(): name for name in names}
-    return next((lower[name] for name in REDSHIFT_NAMES if name in lower), None)

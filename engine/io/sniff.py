@@ -7,12 +7,13 @@ import gzip
 import lzma
 import zlib
 from pathlib import Path
+from typing import Any
 
 from engine.io.errors import ReadError
 
-_PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-_MAGIC = {b"SIMPLE  =": "fits", b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet", b"\x93NUMPY": "arrays", b"PK\x03\x04": "arrays",
-          b"\xff\xd8\xff": "pictures", b"\x89PNG": "pictures"}
+_PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+_MAGIC = {b"SIMPLE  =": "fits", b"\x89HDF\r\n\x1a\n": "hdf5", b"PAR1": "parquet", b"\x93NUMPY": "arrays",
+          b"PK\x03\x04": "arrays", b"\xff\xd8\xff": "pictures", b"\x89PNG": "pictures"}
 
 
 def format_of(path: Path) -> str:
@@ -30,5 +31,6 @@ def format_of(path: Path) -> str:
         raise ReadError(path, f"{path.name} is empty; copy it again")
     found = next((reader for magic, reader in _MAGIC.items() if head.startswith(magic)), None)
     if found is None and path.suffix.lower() in (".fits", ".fit", ".fz"):
-        raise ReadError(path, f"{path.name} is not FITS, whatever its name says (it does not begin with SIMPLE); download it again")
+        raise ReadError(path, f"{path.name} is not FITS, whatever its name says (it does not begin with SIMPLE); download it "
+                              "again")
     return found or "tables"

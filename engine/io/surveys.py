@@ -145,7 +145,8 @@ _ALL = (
                   "7040 9010 11540 15010 19900 27860 35630 40920 44210",
                   "1280 1940 2250 3180 4610 6720 7870 4360 10240", None), u.MJy / u.sr, 0.03,
            ("F444W", "F277W", "F150W"), 0.1, 8.0,
-           "JDox NIRCam filters (pivot wavelengths and bandwidths); JWST pipeline level 3 images are in MJy/sr; "
+           "JDox NIRCam filters (pivot wavelengths and bandwidths); JWST pipeline level 3 images and "
+           "the CEERS mosaics of 0.03 arcsec are in MJy/sr; mosaics of other makers (10 nJy) say so in BUNIT; "
            "CEERS: Bagley et al. 2023, ApJL 946, L12", ("ceers", "nircam", "jwst", "jades", "cosmos-web", "primer")),
     Survey("hst-acs", "HST Advanced Camera for Surveys",
            _bands("F435W F475W F606W F775W F814W F850LP", "4330 4747 5922 7693 8046 9033", "940 1400 2340 1530 2500 2090",

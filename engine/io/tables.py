@@ -108,12 +108,19 @@ def objects_from_blocks(fields: Sequence[Field], blocks: Iterable[dict[str, Any]
     layout = plan(fields, kind, path, survey, skip, frame=_frame(meta))
     if layout.id is None and layout.position is None and not layout.values and not spectra:
         raise ReadError(path, "has neither an id nor a position nor a value; name a column id, or ra and dec")
+    if layout.id is None and layout.position is None and _half_a_spectrum({f.name.lower() for f in fields}):
+        raise ReadError(path, "has the columns of a spectrum, but not both wavelength and flux; export it again with both")
     layout.history += history + (spectra.history if spectra else ())
     start = 0
     for block in _chain(first, source):
         extras = (lambda i, b=block: {"spectra": spectra.of(b, i)}) if spectra else None
         yield from objects(layout, block, start, extras)
         start += len(next(iter(block.values())))
+
+
+def _half_a_spectrum(names: set[str]) -> bool:
+    """Whether rows that name nothing are the pixels of a spectrum of which the wavelength or the flux is missing."""
+    return "loglam" in names or {"flux", "ivar"} <= names or {"wavelength", "ivar"} <= names
 
 
 def _chain(first: dict[str, Any], rest: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

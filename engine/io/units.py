@@ -26,6 +26,7 @@ _SPELT = {
     "ujy": "uJy",
     "mjy": "mJy",
     "njy": "nJy",
+    "10.0*nanojansky": "10 nJy",  # grizli's mosaics (Dawn JWST Archive)
     "jy": "Jy",
     "electron/s": "electron / s",
     "magnitudes": "mag",
