@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from engine.steps import Step
 
 
 def main(request: dict[str, Any]) -> int:
     """request: {"job": "demo" | "prepare", and that job's arguments}. Returns the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us, too, but it is the server that ends us
     from engine import jobs
 
-    job = {"demo": jobs.demo, "prepare": jobs.prepare}[request.pop("job")]
+    known: dict[str, Callable[..., Iterator[Step]]] = {"demo": jobs.demo, "prepare": jobs.prepare}
+    job = known[request.pop("job")]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a generator that is closed leaves whole batches
     try:
         for step in job(**request):
