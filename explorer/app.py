@@ -64,7 +64,6 @@ def page(base: str) -> Callable[[], Any]:
     """What Panel calls for each visitor."""
     def visit() -> Any:
         template = pn.Template(TEMPLATE)
-        template.title = "Omnisky"
         template.add_panel("sky", SkyView(base=base, page=True, sizing_mode="stretch_both"))
         return template
 
@@ -95,7 +94,6 @@ def serve(desk: Desk, host: str = "127.0.0.1", port: int = 5006, login: Path | N
         options |= {"basic_auth": str(login), "cookie_secret": secrets.token_hex(32)}
     origins = [f"{host}:{port}", f"localhost:{port}"] if host in ("127.0.0.1", "localhost") else ["*"]
     if ready is not None:
-        pn.state.onload(lambda: None)
         threading.Timer(0.1, ready, [f"http://{'localhost' if host == '127.0.0.1' else host}:{port}/"]).start()
     return pn.serve({"/": page(prefix)}, address=host, port=port, show=False, title="Omnisky", websocket_origin=origins,
                     extra_patterns=patterns, verbose=False, **options)

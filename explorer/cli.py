@@ -6,12 +6,15 @@ import json
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli import app
 from engine.console import one_sentence
+
+if TYPE_CHECKING:
+    from explorer.desk import Desk
 
 LOCAL = ("127.0.0.1", "localhost")
 Port = Annotated[int, typer.Option(help="Where the page answers.", min=1, max=65535)]
@@ -60,7 +63,7 @@ def demo(
 def serve_sky(
     sky: Annotated[Path, typer.Argument(help="The sky to show.", metavar="SKY")],
     port: Port = 5006,
-    host: Annotated[str, typer.Option(help="The address to answer on; any but 127.0.0.1 needs --login or --public.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Where to answer; any but 127.0.0.1 needs --login or --public.")] = "127.0.0.1",
     login: Annotated[Path | None, typer.Option(help='A JSON file of user names and passwords: {"ada": "secret"}.')] = None,
     public: Annotated[bool, typer.Option("--public", help="Anyone who reaches the address may look.")] = False,
     no_browser: NoBrowser = False,
@@ -99,7 +102,7 @@ def check_login(path: Path) -> None:
         raise typer.BadParameter(f'{path} must hold names and passwords, such as {{"ada": "secret"}}', param_hint="--login")
 
 
-def done(desk: Desk, objects: int) -> bool:  # noqa: F821
+def done(desk: Desk, objects: int) -> bool:
     """Whether the demo sky is complete."""
     from explorer.startup import needs_work
 

@@ -18,23 +18,28 @@ import numpy as np
 
 import engine
 from engine import palettes
-from engine.objects import Scalar, SkyObject
+from engine.objects import Image
 from engine.sky import Sky
 from engine.tiles import Tiles
 from explorer import pictures, spectra
+from explorer.words import (
+    PRESERVED,
+    colour_rank,
+    map_title,
+    plain,
+    position_of,
+    pretty_unit,
+    scalar_line,
+    spectrum_about,
+    survey_title,
+    title_of,
+)
 
 PREFERRED_MAPS = ("umap-image", "umap-spectrum", "pca-image", "pca-spectrum")
-PREFERRED_COLOURS = ("z", "class", "mag_r", "flux_r")
-PRESERVED = "preserved"  # a colour that belongs to the map, not to the objects
 HIDDEN = ("ra", "dec")
 LOOK_EVERY = 0.9  # seconds between two looks at the disk
 CACHE_BYTES = 200_000_000
 SPARK_POINTS = 96
-NAMES = {  # column -> how people write it
-    "z": "redshift z", "log_mstar": "log M*", "sfr": "star formation rate", "ebv": "E(B−V)", "shape_r": "half-light radius",
-    "shape_e1": "ellipticity e1", "shape_e2": "ellipticity e2", "class": "class", "rare": "rare", PRESERVED: "how well the map keeps this spot",
-    "density": "density of objects", "zwarning": "redshift warning", "ra": "right ascension", "dec": "declination",
-}
 
 
 class Cache:
@@ -199,7 +204,8 @@ class Desk:
             label = layer.label if layer.label is not None else np.zeros(0, np.int16)
             counts = np.bincount(label[label >= 0], minlength=len(scale.classes))
             colours = palettes.hexes(palettes.classes(min(len(scale.classes), 27), theme))
-            out["classes"] = [{"name": c, "colour": colours[min(i, len(colours) - 1)], "count": int(counts[i])} for i, c in enumerate(scale.classes)]
+            out["classes"] = [{"name": c, "colour": colours[min(i, len(colours) - 1)], "count": int(counts[i])}
+                              for i, c in enumerate(scale.classes)]
             out["unknown"] = int((label < 0).sum())
         else:
             ramp = palettes.density(theme, 32) if scale.kind == "density" else palettes.numbers(theme, 32)
@@ -225,18 +231,18 @@ class Desk:
         xy = self.sky.map(name).xy
         out: list[list[float] | None] = []
         for row in rows:
-            known = row < len(xy) and bool(np.isfinite(xy[row]).all())
+            known = 0 <= row < len(xy) and bool(np.isfinite(xy[row]).all())
             out.append([float(xy[row][0]), float(xy[row][1])] if known else None)
         return out
 
     # -- objects -------------------------------------------------------------------------------------------------
 
     def card(self, row: int) -> dict[str, Any]:
-        """One object, for its card. Raises IndexError if there is no such row."""
-        thing = self.sky[row]
+        """One object, for its card. Raises LookupError if there is no such row."""
+        thing = self.sky[self._row(row)]
         return {
             "row": row, "id": thing.id, "position": position_of(thing), "z": plain(thing.scalars.get("z")),
-            "images": [self._image_about(row, thing, i) for i in range(len(thing.images))],
+            "images": [self._image_about(row, image, i) for i, image in enumerate(thing.images)],
             "spectra": [spectrum_about(s) for s in thing.spectra],
             "curves": [spectra.light_curve(c) for c in thing.lightcurves],
             "scalars": [scalar_line(n, s) for n, s in sorted(thing.scalars.items(), key=lambda p: colour_rank(p[0]))],
@@ -245,41 +251,67 @@ class Desk:
                                            *(h for s in thing.spectra for h in s.history)])),
         }
 
-    def _image_about(self, row: int, thing: SkyObject, i: int) -> dict[str, Any]:
-        image = thing.images[i]
+    def _image_about(self, row: int, image: Image, i: int) -> dict[str, Any]:
         made = pictures.picture(image)
         self._cache.get(("picture", row, i), lambda: made.png)  # asked for next
-        return {"survey": image.survey or "image", "title": survey_title(image.survey), "bands": list(made.bands), "all_bands": list(image.bands),
-                "scale": made.scale, "size": list(made.size), "note": made.note, "north": pictures.compass_angle(image)}
+        return {"survey": image.survey or "image", "title": survey_title(image.survey), "bands": list(made.bands),
+                "all_bands": list(image.bands), "scale": made.scale, "size": list(made.size), "note": made.note,
+                "north": pictures.compass_angle(image)}
 
     def picture(self, row: int, which: int) -> bytes:
-        """PNG of an object's image number `which`; a dark pixel if it has none."""
-        def draw() -> bytes:
-            cells = self.sky.store.cells(row)
-            if which >= len(cells):
-                return pictures.png(np.full((1, 1, 3), 20, np.uint8))
-            return pictures.picture(self.sky[row].images[which]).png
+        """PNG of an object's image number `which`. Raises LookupError if it has none."""
+        return self._cache.get(("picture", row, which), lambda: pictures.picture(self._image(row, which)).png)
 
-        return self._cache.get(("picture", row, which), draw)
+    def _image(self, row: int, which: int) -> Image:
+        if which >= len(self.sky.store.cells(self._row(row))):
+            raise LookupError(f"object {row} has no image {which}")
+        return self.sky.store.image(row, which)
 
     def spectrum(self, row: int, which: int) -> bytes:
-        """An object's spectrum number `which`, packed (see `spectra.packed`). Raises IndexError if it has none."""
+        """An object's spectrum number `which`, packed (see `spectra.packed`). Raises LookupError if it has none."""
+        if which >= len(self.sky.store.cells(self._row(row), "spectrum")):
+            raise LookupError(f"object {row} has no spectrum {which}")
         return self._cache.get(("spectrum", row, which), lambda: spectra.packed(self.sky[row].spectra[which]))
 
     def near(self, row: int, query: str, among: str, k: int, map_name: str | None = None) -> dict[str, Any]:
-        """Neighbours of an object with all that their strip shows. A missing vector is said in "note"."""
-        try:
-            found = self.sky.near(row, query, among, k)
-        except (KeyError, ValueError) as error:
-            return {"row": row, "neighbours": [], "note": str(error.args[0]), "dropped": 0}
+        """Neighbours of an object with all that their strip shows. A missing vector is said in "note", and "instead" names
+        a space that the object has a vector in. Raises LookupError if there is no such row or map."""
+        self._row(row)
+        has = [space for space in self.sky.spaces if self._has_vector(space, row)]
+        if among not in self.sky.spaces or query not in has:
+            return {"row": row, "neighbours": [], "note": self._why_none(row, query, among), "dropped": 0,
+                    "instead": has[0] if has else None}
+        found = self.sky.near(row, query, among, k)
         places = self.where(map_name, list(found.rows)) if map_name else [None] * len(found)
         redshift = self.sky.column("z") if "z" in self.sky.columns else None
         out = []
         for (name, r, similarity), place in zip(found, places, strict=True):
             z = None if redshift is None or not np.isfinite(redshift[r]) else float(redshift[r])
-            out.append({"row": r, "id": name, "similarity": round(similarity, 4), "z": z, "place": place, "spark": self.spark(r),
-                        "picture": self.sharpest(r)})
-        return {"row": row, "neighbours": out, "dropped": found.dropped, "note": ""}
+            out.append({"row": r, "id": name, "similarity": round(similarity, 4), "z": z, "place": place,
+                        "spark": self.spark(r), "picture": self.sharpest(r)})
+        return {"row": row, "neighbours": out, "dropped": found.dropped, "note": "", "instead": None}
+
+    def _row(self, row: int) -> int:
+        """The row, if there is one; else LookupError in words for people."""
+        if not 0 <= row < len(self.sky):
+            raise LookupError(f"there is no object {row}; this sky has {len(self.sky):,}, from 0 on")
+        return row
+
+    def _has_vector(self, space: str, row: int) -> bool:
+        vectors = self.sky.vectors(space)
+        return row < len(vectors) and bool(np.isfinite(vectors[row, 0]))
+
+    def _why_none(self, row: int, query: str, among: str) -> str:
+        """Why there are no neighbours, in one sentence that names no folder of the server."""
+        for space in (query, among):
+            if space not in self.sky.spaces:
+                return f"This sky has no {space} vectors yet."
+        if row >= len(self.sky.vectors(query)):
+            return "This object is not embedded yet."
+        cells = self.sky.store.cells(row, "spectrum" if query == "spectrum" else "image")
+        if not cells:
+            return f"This object has no {query}."
+        return f"The {query} of this object lacks what the model looks at."
 
     def sharpest(self, row: int) -> int | None:
         """Number of the object's image with the finest pixels; None if it has none."""
@@ -319,82 +351,3 @@ class Desk:
             bright = self.sky.column("mag_r")[some]
             return int(some[int(np.nanargmin(bright))]) if np.isfinite(bright).any() else int(some[0])
         return int(some[0])
-
-
-def colour_rank(name: str) -> tuple[int, str]:
-    return (PREFERRED_COLOURS.index(name) if name in PREFERRED_COLOURS else 9, name)
-
-
-def map_title(name: str) -> str:
-    kind, _, space = name.partition("-")
-    return f"{kind.upper()} · {space}" if space else name
-
-
-def title_of(column: str) -> str:
-    if column in NAMES:
-        return NAMES[column]
-    for start, word in (("flux_", "flux "), ("mag_", "magnitude ")):
-        if column.startswith(start):
-            return word + column.removeprefix(start)
-    return column.replace("_", " ")
-
-
-def pretty_unit(unit: str) -> str:
-    """"mag(AB)" -> "AB mag", "1e-17 erg / (Angstrom s cm2)" -> as people print it."""
-    for long, short in (("mag(AB)", "AB mag"), ("Angstrom", "Å"), ("solMass", "M☉"), ("dex(M☉)", "dex M☉"), ("arcsec", "″"), ("cm2", "cm²")):
-        unit = unit.replace(long, short)
-    return unit
-
-
-def survey_title(key: str | None) -> str:
-    from engine.io.surveys import SURVEYS
-
-    return SURVEYS[key].title if key in SURVEYS else (key or "image")
-
-
-def position_of(thing: SkyObject) -> dict[str, Any] | None:
-    if thing.position is None:
-        return None
-    from engine.positions import spell
-
-    ra, dec = thing.position.ra, thing.position.dec
-    name = "J" + ra.to_string("hour", sep="", precision=2, pad=True) + dec.to_string("deg", sep="", precision=1, pad=True, alwayssign=True)
-    return {"ra": round(float(ra.deg), 7), "dec": round(float(dec.deg), 7), "text": spell(thing.position), "name": name}
-
-
-def plain(scalar: Scalar | None) -> float | None:
-    return float(scalar.value) if scalar is not None and isinstance(scalar.value, (int, float)) else None
-
-
-def scalar_line(name: str, scalar: Scalar) -> dict[str, Any]:
-    """A scalar as the card's table shows it: value ± error with as many digits as the error warrants."""
-    unit = "" if scalar.unit is None else pretty_unit(scalar.unit.to_string())
-    value = scalar.value
-    if isinstance(value, np.ndarray):
-        text = f"{value.size} values"
-    elif isinstance(value, bool):
-        text = "yes" if value else "no"
-    elif isinstance(value, (int, float)):
-        text = number_text(value, scalar.error if isinstance(scalar.error, float) else None)
-    else:
-        text = str(value)
-    return {"name": name, "title": title_of(name), "text": text, "unit": unit}
-
-
-def number_text(value: float, error: float | None) -> str:
-    if error and math.isfinite(error) and error > 0:
-        digits = max(0, 1 - math.floor(math.log10(error)))
-        if digits <= 8 and abs(value) < 1e9:
-            return f"{value:.{digits}f} ± {error:.{digits}f}"
-        return f"{value:.5g} ± {error:.2g}"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def spectrum_about(s: Any) -> dict[str, Any]:
-    return {"survey": s.survey or "spectrum", "title": survey_title(s.survey), "n": len(s.wavelength), "unit": "" if s.unit is None else flux_unit(s.unit),
-            "calibrated": s.calibrated, "low": float(s.wavelength[0]), "high": float(s.wavelength[-1])}
-
-
-def flux_unit(unit: Any) -> str:
-    text = unit.to_string("unicode", fraction=False).replace("Angstrom", "Å")
-    return str(text).replace("1×10⁻¹⁷", "10⁻¹⁷")

@@ -37,16 +37,18 @@ def render(seed: int, index: Tensor, *, device: str | torch.device = "cpu", trut
     truth=True adds noise-free images and spectra and the masks of bars, arms and artefacts.
     """
     index = index.to(device)
+    count = len(index)
     if index.device.type != "cpu":
         return observe(seed, index, truth, dtype)
     # Small pieces stay in the processor's cache, and whole pieces side by side waste less than threads within an operation.
-    pieces = index.split(PIECE)
+    # All are equally long: batched products and transforms round differently with the size of the batch.
+    pieces = torch.cat([index, index[-1:].expand(-count % PIECE)]).split(PIECE)
     if len(pieces) == 1 or torch.get_num_threads() == 1:
         parts = [observe(seed, piece, truth, dtype) for piece in pieces]
     else:
         with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             parts = list(pool.map(lambda piece: observe(seed, piece, truth, dtype), pieces))
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts])[:count] for name in parts[0]}
 
 
 def observe(seed: int, index: Tensor, truth: bool, dtype: torch.dtype) -> dict[str, Tensor]:

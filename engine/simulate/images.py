@@ -39,7 +39,7 @@ FINE, FINE_SCALE = 200, 0.131
 FIELD = FINE * FINE_SCALE  # arcsec
 SIDE = 96
 POINT_SIGMA = 0.1  # arcsec; points are drawn as a Gaussian of this width, which is taken off again in Fourier space
-CENTRE, SAMPLES = 8, 9  # the inner pixels are averages over 9 x 9 samples each, for cuspy profiles
+CENTRE, SAMPLES = 6, 27  # the inner pixels are averages over 27 x 27 samples each, for cuspy profiles
 
 
 @dataclass(frozen=True)
@@ -317,9 +317,11 @@ def expose(light: Tensor, flux: Tensor, fwhm: Tensor, camera: Camera, point: Ten
     half = n // 2
     cut = torch.cat([light[:, :, :half, : half + 1], light[:, :, FINE - half :, : half + 1]], dim=2)
     kx, ky = torch.arange(half + 1, device=device) / FIELD, torch.fft.fftfreq(n, device=device) * n / FIELD
-    if point.any():
-        sharp = torch.exp(2 * (math.pi * POINT_SIGMA) ** 2 * (kx**2 + ky[:, None] ** 2))
-        cut = torch.cat([torch.where(point[:, None, None, None], cut[:, :1] * sharp, cut[:, :1]), cut[:, 1:]], dim=1)
+    # Maps are means over fine pixels, points are not: the first are freed of that box, the others of their Gaussian.
+    box = torch.sinc(kx * FINE_SCALE) * torch.sinc(ky * FINE_SCALE)[:, None]
+    sharp = torch.exp(2 * (math.pi * POINT_SIGMA) ** 2 * (kx**2 + ky[:, None] ** 2))
+    first = torch.where(point[:, None, None, None], sharp, 1 / box)
+    cut = torch.cat([cut[:, :1] * first, cut[:, 1:] / box], dim=1)
     weight, sigma = gaussians(camera, device)
     spread = 2 * (math.pi * sigma * fwhm[..., None]) ** 2  # (B, F, G)
     mtf_x = torch.exp(-spread[..., None] * kx**2) * torch.sinc(kx * camera.scale)

@@ -44,6 +44,10 @@ class Appended:
     renamed: dict[str, str] = field(default_factory=dict)
 
 
+class NoRoom(ValueError):
+    """The disk is full: no further batch will fit either."""
+
+
 class Store:
     """A sky's rows and pixels. Raises FileNotFoundError if there is no such folder, ValueError if it is not a sky."""
 
@@ -234,7 +238,8 @@ class Store:
         """Add a batch in one atomic commit; it is there whole or not at all.
 
         origins: for each object the digest of the files it came from. The same id from the same origin is stored once.
-        The same id from another origin is kept as "id~2". Raises ValueError for what cannot be stored (and stores nothing).
+        The same id from another origin is kept as "id~2". Raises ValueError for what cannot be stored, NoRoom if
+        the disk is full (and stores nothing).
         """
         if len(objects) != len(origins):
             raise ValueError(f"{len(objects)} objects but {len(origins)} origins")
@@ -247,7 +252,7 @@ class Store:
             return Appended(range(start, len(self)), tuple(duplicates), renamed)
 
     def _write(self, objects: Sequence[SkyObject], ids: Sequence[str], origins: Sequence[str]) -> None:
-        """Pixels first, rows last. Raises ValueError, and leaves nothing, if the disk is full."""
+        """Pixels first, rows last. Raises NoRoom, and leaves nothing, if the disk is full."""
         folder = self.path / "pixels" / f"{self._parts.count:05d}"
         shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left
         done = self._parts.count
@@ -334,8 +339,8 @@ def _sentence_if_full(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise ValueError(f"there is no room left to write {path} ({error.strerror}); free some and run the same again: "
-                         "what was stored before is whole") from error
+        raise NoRoom(f"there is no room left to write {path} ({error.strerror}); free some and run the same again: "
+                     "what was stored before is whole") from error
 
 
 def _first(cells: list[dict[str, Any]], survey: str | None) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ export class SkyMap {
   toMap(px, py) { return [(px - this.width / 2) / this.view.scale + this.view.x, this.view.y - (py - this.height / 2) / this.view.scale]; }
 
   centre(x, y) { // bring a place into view, without moving if it is there already
-    const [px, py] = this.toScreen(x, y), edge = 60;
+    const [px, py] = this.toScreen(x, y), edge = 14;
     if (px > edge && py > edge && px < this.width - edge && py < this.height - edge) { return; }
     this.view.x = x; this.view.y = y;
     this.moved();

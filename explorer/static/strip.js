@@ -22,7 +22,8 @@ export class Strip {
       title: `objects whose ${b} resembles this ${a}`, onclick: () => this.app.direct(a, b) }, `${a} ▸ ${b}`));
     let words = answer.note || `${answer.neighbours.length} objects whose ${among} is most like this ${query}`;
     if (answer.dropped) { words += ` · left out within 5″ (the object itself, or seen twice): ${answer.dropped}`; }
-    return h("header", {}, h("div", { class: "switch", role: "group", "aria-label": "what is compared with what" }, ...buttons), h("p", {}, words));
+    const instead = answer.instead ? [h("button", { onclick: () => this.app.direct(answer.instead, answer.instead) }, `compare its ${answer.instead} instead`)] : [];
+    return h("header", {}, h("div", { class: "switch", role: "group", "aria-label": "what is compared with what" }, ...buttons), h("p", {}, words), ...instead);
   }
 
   item(n, i) {

@@ -133,7 +133,7 @@ def test_what_is_missing_is_said(seen: Visit) -> None:
     words = seen.page.locator(".card").inner_text()
     for part in ("no position is known", "No image of this object.", "No spectrum of this object.", "No measured values."):
         assert part in words
-    assert "bare has no image vector" in seen.page.locator(".strip").inner_text()
+    assert "This object has no image" in seen.page.locator(".strip").inner_text()
     assert neighbours(seen) == []
 
 

@@ -95,7 +95,7 @@ def test_neighbours_are_those_of_the_sky(desk: Desk) -> None:
             assert 11 not in got and [n["id"] for n in answer["neighbours"]] == [desk.sky.ids[r] for r in got]
             assert [n["place"] for n in answer["neighbours"]] == desk.where("umap-image", got)
     answer = desk.near(11, "sound", "image", 6)
-    assert answer["neighbours"] == [] and "no space 'sound'" in answer["note"]
+    assert answer["neighbours"] == [] and "no sound vectors" in answer["note"]
 
 
 def test_find_and_what_was_not_found(desk: Desk) -> None:

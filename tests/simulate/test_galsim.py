@@ -96,9 +96,9 @@ def test_points_are_moffat_profiles(camera: Camera) -> None:
 
 @FIELDS
 def test_discs(camera: Camera) -> None:
-    """Discs between 0.35" (below, their centre is as cuspy as a bulge's) and 2.5" (above, their wings leave the field)."""
+    """Discs between 0.45" (below, their centre is as cuspy as a bulge's) and 2.3" (above, their wings leave the field)."""
     p, _ = drawn(ELLIPTICAL)
-    rows = ((p.radius[:, DISC] > 0.35) & (p.radius[:, DISC] < 2.5)).nonzero()[:, 0].tolist()
+    rows = ((p.radius[:, DISC] > 0.45) & (p.radius[:, DISC] < 2.3)).nonzero()[:, 0].tolist()
     assert len(rows) > OBJECTS / 3
     worst = compared(ELLIPTICAL, only(DISC), camera, rows).max(0)
     assert worst[0] < PEAK
@@ -116,19 +116,8 @@ def galaxies(camera: Camera) -> NDArray[Any]:
 
 
 @FIELDS
-def test_most_galaxies(camera: Camera) -> None:
-    """Nearly all magnitudes and most peaks agree; none is far off."""
+def test_every_galaxy(camera: Camera) -> None:
+    """Bulge and disc together, as the population has them: peaks within 1 %, magnitudes within 0.005."""
     peak, magnitude = galaxies(camera).T
-    assert np.mean(magnitude < MAGNITUDE) > 0.95
-    assert np.median(magnitude) < 0.002
-    assert np.mean(peak < PEAK) > (0.95 if camera.name == "legacy" else 0.7)
-    assert peak.max() < 0.03
-    assert magnitude.max() < 0.01
-
-
-@pytest.mark.xfail(strict=True, reason="the box of the 0.131 arcsec grid is not taken off again, and 9 x 9 samples "
-                   "are few for the cusps of compact bulges: some HSC peaks differ by 1 to 2.5 %")
-def test_every_galaxy() -> None:
-    peak, magnitude = np.concatenate([galaxies(camera) for camera in CAMERAS]).T
     assert peak.max() < PEAK
     assert magnitude.max() < MAGNITUDE

@@ -77,8 +77,6 @@ def test_object_does_not_depend_on_its_company() -> None:
         assert (error <= 1e-5 * scale).all(), name
 
 
-@pytest.mark.xfail(strict=True, reason="Fourier transforms and matrix products of a batch round differently with its size (to "
-                   "about 1e-6 of the value); drawn one by one, objects are equal to the last bit at a quarter of the speed")
 def test_object_is_the_same_bit_for_bit_in_any_company() -> None:
     other = render(7, COMPANY, truth=True)
     assert not unequal(sky(), other, [39, 3, 17, 5, 22], [0, 1, 3, 4, 6])

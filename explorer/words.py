@@ -1,0 +1,99 @@
+"""How the page writes things: names of columns, units, numbers with their errors, positions, surveys."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from engine.io.surveys import SURVEYS
+from engine.objects import Scalar, SkyObject, Spectrum
+from engine.positions import spell
+
+PREFERRED_COLOURS = ("z", "class", "mag_r", "flux_r")
+PRESERVED = "preserved"  # a colour that belongs to the map, not to the objects
+NAMES = {  # column -> how people write it
+    "z": "redshift z", "log_mstar": "log M*", "sfr": "star formation rate", "ebv": "E(B−V)", "shape_r": "half-light radius",
+    "shape_e1": "ellipticity e1", "shape_e2": "ellipticity e2", "class": "class", "rare": "rare",
+    PRESERVED: "how well the map keeps this spot",
+    "density": "density of objects", "zwarning": "redshift warning", "ra": "right ascension", "dec": "declination",
+}
+
+
+def colour_rank(name: str) -> tuple[int, str]:
+    return (PREFERRED_COLOURS.index(name) if name in PREFERRED_COLOURS else 9, name)
+
+
+def map_title(name: str) -> str:
+    kind, _, space = name.partition("-")
+    return f"{kind.upper()} · {space}" if space else name
+
+
+def title_of(column: str) -> str:
+    if column in NAMES:
+        return NAMES[column]
+    for start, word in (("flux_", "flux "), ("mag_", "magnitude ")):
+        if column.startswith(start):
+            return word + column.removeprefix(start)
+    return column.replace("_", " ")
+
+
+def pretty_unit(unit: str) -> str:
+    """"mag(AB)" -> "AB mag", "1e-17 erg / (Angstrom s cm2)" -> as people print it."""
+    for long, short in (("mag(AB)", "AB mag"), ("Angstrom", "Å"), ("solMass", "M☉"), ("dex(M☉)", "dex M☉"), ("arcsec", "″"),
+                        ("cm2", "cm²")):
+        unit = unit.replace(long, short)
+    return unit
+
+
+def survey_title(key: str | None) -> str:
+    return SURVEYS[key].title if key in SURVEYS else (key or "image")
+
+
+def position_of(thing: SkyObject) -> dict[str, Any] | None:
+    if thing.position is None:
+        return None
+    ra, dec = thing.position.ra, thing.position.dec
+    name = "J" + ra.to_string("hour", sep="", precision=2, pad=True)
+    name += dec.to_string("deg", sep="", precision=1, pad=True, alwayssign=True)
+    return {"ra": round(float(ra.deg), 7), "dec": round(float(dec.deg), 7), "text": spell(thing.position), "name": name}
+
+
+def plain(scalar: Scalar | None) -> float | None:
+    return float(scalar.value) if scalar is not None and isinstance(scalar.value, (int, float)) else None
+
+
+def scalar_line(name: str, scalar: Scalar) -> dict[str, Any]:
+    """A scalar as the card's table shows it: value ± error with as many digits as the error warrants."""
+    unit = "" if scalar.unit is None else pretty_unit(scalar.unit.to_string())
+    value = scalar.value
+    if isinstance(value, np.ndarray):
+        text = f"{value.size} values"
+    elif isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, (int, float)):
+        text = number_text(value, scalar.error if isinstance(scalar.error, float) else None)
+    else:
+        text = str(value)
+    return {"name": name, "title": title_of(name), "text": text, "unit": unit}
+
+
+def number_text(value: float, error: float | None) -> str:
+    if error and math.isfinite(error) and error > 0:
+        digits = max(0, 1 - math.floor(math.log10(error)))
+        if digits <= 8 and abs(value) < 1e9:
+            return f"{value:.{digits}f} ± {error:.{digits}f}"
+        return f"{value:.5g} ± {error:.2g}"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def spectrum_about(s: Spectrum) -> dict[str, Any]:
+    return {"survey": s.survey or "spectrum", "title": survey_title(s.survey), "n": len(s.wavelength),
+            "unit": "" if s.unit is None else flux_unit(s.unit),
+            "calibrated": s.calibrated, "low": float(s.wavelength[0]), "high": float(s.wavelength[-1])}
+
+
+def flux_unit(unit: Any) -> str:
+    text = unit.to_string("unicode", fraction=False).replace("Angstrom", "Å")
+    return str(text).replace("1×10⁻¹⁷", "10⁻¹⁷")
