@@ -1,0 +1,92 @@
+"""A page that is open before its sky is there: progress, the map by itself, newcomers, and what went wrong."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import small_sky
+from card_page import Visit, visit
+
+from engine.store import Store
+from explorer.desk import Desk
+from explorer.startup import Work
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_sky.build(tmp_path_factory.mktemp("growth") / "small.sky", 60)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "later.sky")
+
+
+@pytest.fixture
+def seen(desk: Desk) -> Iterator[Visit]:
+    """A page on a desk of this process, so that the test can play the worker."""
+    pytest.importorskip("panel")
+    from explorer.app import serve
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ready = threading.Event()
+    server = serve(desk, port=port, ready=lambda _: ready.set(), threaded=True)
+    assert ready.wait(20)
+    try:
+        with visit(f"http://127.0.0.1:{port}") as made:
+            yield made
+            assert made.trouble == []
+    finally:
+        server.stop()
+
+
+def test_the_page_turns_into_the_map_without_reload_and_takes_newcomers_in(seen: Visit, desk: Desk, folder: Path) -> None:
+    page = seen.page
+    desk.progress = {"running": True, "fraction": 0.37, "note": "simulated and embedded 370 of 1,000 objects"}
+    page.goto(seen.address)
+    page.wait_for_function("window.omnisky?.now")
+    wait = page.locator(".wait")
+    assert "370 of 1,000" in wait.inner_text() and "37 %" in wait.inner_text()
+    page.evaluate("window.sameage = true")
+    shutil.copytree(folder, folder.with_name("copy"))
+    folder.with_name("copy").rename(desk.path)
+    page.wait_for_function("omnisky.answer && omnisky.map.sharp")
+    assert page.evaluate("window.sameage") and wait.is_hidden()
+    assert "37 %" in page.locator(".job").inner_text() and "60 objects" in page.locator(".chip").last.inner_text()
+    chosen = page.evaluate("omnisky.state.row")
+
+    Store(desk.path).append([small_sky.galaxy(i) for i in range(60, 70)], ["more"] * 10)
+    desk.sky.map("umap-image").grow(small_sky.vectors_of(10, 0)).save(desk.path / "maps" / "umap-image")
+    asked: list[str] = []
+    page.on("request", lambda r: asked.append(r.url) if "/tile/umap-image/" in r.url else None)
+    page.wait_for_function("omnisky.now.maps[0].placed === 70 && omnisky.map.layers.length === 1 && omnisky.map.sharp")
+    assert "70 objects" in page.locator(".chip").last.inner_text() and asked
+    assert page.evaluate("[window.sameage, omnisky.state.row]") == [True, chosen]
+    desk.progress = {"running": False, "fraction": 1.0, "note": "ready"}
+    page.wait_for_function("omnisky.root.querySelector('.job').hidden")
+
+
+def test_a_worker_that_fails_says_why_on_the_page(seen: Visit, desk: Desk, tmp_path: Path) -> None:
+    seen.page.goto(seen.address)
+    seen.page.wait_for_function("window.omnisky?.now")
+    Work(desk, "demo", objects=20, seed=1, model=str(tmp_path / "no-model"))
+    box = seen.page.locator(".wait .bad")
+    box.wait_for(timeout=60_000)
+    assert "no-model" in box.inner_text() and "Traceback" not in box.inner_text()
+
+
+def test_a_sky_without_maps_says_what_to_run(seen: Visit, desk: Desk) -> None:
+    Store.create(desk.path).append([small_sky.galaxy(i) for i in range(3)], ["few"] * 3)
+    seen.page.goto(seen.address)
+    box = seen.page.locator(".wait .box")
+    box.wait_for()
+    assert "omnisky embed" in box.inner_text() and "no map" in box.inner_text()
