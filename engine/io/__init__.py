@@ -19,8 +19,8 @@ from engine.objects import SkyObject
 __all__ = ["ReadError", "ReadWarning", "Source", "read", "scan"]
 
 # What lies in folders for people and programs to read, not for us.
-_PROSE = re.compile(r"(read.?me|licen[cs]e|copying|notice|authors|citation|changelog|contributing)\b.*|.*\.(md|rst|pdf|py|ipynb)|"
-                    r"(md5|sha\d+)sums?(\.txt)?|.*\.(md5|sha\d+)(sums?)?", re.I)
+_PROSE = re.compile(r"(read.?me|licen[cs]e|copying|notice|authors|citation|changelog|contributing)\b.*|"
+                    r".*\.(md|rst|pdf|py|ipynb)|(md5|sha\d+)sums?(\.txt)?|.*\.(md5|sha\d+)(sums?)?", re.I)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from engine.objects import Scalar, SkyObject, Spectrum
 START, STEP, PIXELS = 3600.0, 0.8, 7781
 RESTRICTED = 8  # COADD_FIBERSTATUS: the fibre could not reach everywhere, its spectrum is good
 BLOCK = 64  # objects a block, so that memory does not grow with the file
-_KEPT = re.compile(r"targetid|target_(ra|dec)|ebv|flux_(ivar_)?(g|r|z|w1|w2)|shape_(r|e1|e2)|sersic|morphtype|parallax|pmra|pmdec|"
-                   r"gaia_phot_\w+_mean_mag|(sv\d_)?desi_target")
+_KEPT = re.compile(r"targetid|target_(ra|dec)|ebv|flux_(ivar_)?(g|r|z|w1|w2)|shape_(r|e1|e2)|sersic|morphtype|parallax|"
+                   r"pmra|pmdec|gaia_phot_\w+_mean_mag|(sv\d_)?desi_target")
 
 
 def is_desi(hdus: fits.HDUList) -> bool:
@@ -53,7 +53,8 @@ def objects_of(path: Path, hdus: fits.HDUList, survey: str | None) -> Iterator[S
         raise ReadError(path, f"holds {len(good)} fibres, all of them sky, stuck or broken: no target; choose another file")
     arms = [a for a in "BRZ" if f"{a}_FLUX" in by_name and f"{a}_WAVELENGTH" in by_name]
     places = {a: _places(path, native(by_name[f"{a}_WAVELENGTH"].data)) for a in arms}
-    data = {n: by_name[n].data for a in arms for n in (f"{a}_FLUX", f"{a}_IVAR", f"{a}_MASK", f"{a}_RESOLUTION") if n in by_name}
+    data = {n: by_name[n].data for a in arms for n in (f"{a}_FLUX", f"{a}_IVAR", f"{a}_MASK", f"{a}_RESOLUTION")
+            if n in by_name}
     beside = redrock_beside(path)
     redshifts = _redshifts(beside) if beside else {}
     ids = columns["targetid"]
@@ -93,11 +94,12 @@ def _places(path: Path, wave: NDArray[Any]) -> NDArray[np.int64]:
     steps = (wave.astype(float) - START) / STEP
     index = np.rint(steps).astype(int)
     if np.abs(steps - index).max() > 0.02 or index.min() < 0 or index.max() >= PIXELS:
-        raise ReadError(path, f"has wavelengths off DESI's grid of {STEP} A from {START:g}; use the coadd or spectra files of a release")
+        raise ReadError(path, f"has wavelengths off DESI's grid of {STEP} A from {START:g}; use the files of a release")
     return index
 
 
-def _spectrum(path: Path, data: Mapping[str, Any], places: Mapping[str, Any], rows: list[int], survey: str | None) -> Spectrum | None:
+def _spectrum(path: Path, data: Mapping[str, Any], places: Mapping[str, Any], rows: list[int],
+              survey: str | None) -> Spectrum | None:
     """Exposures and arms weighted by their inverse variance, masked pixels without weight; None if nothing is left."""
     weight, total, width, width_weight = (np.zeros(PIXELS) for _ in range(4))
     for arm, at in places.items():
@@ -124,7 +126,8 @@ def _spectrum(path: Path, data: Mapping[str, Any], places: Mapping[str, Any], ro
         sigma = np.sqrt(np.interp(wave, wave[known], width[known] / width_weight[known])) * STEP
         resolution = (wave / (FWHM * sigma)).astype(np.float32)
     what = f"{len(rows)} exposures, " if len(rows) > 1 else ""
-    return Spectrum(wave, flux.astype(np.float32), weight.astype(np.float32), weight == 0, resolution, survey or "desi", SPECTRUM_UNIT,
+    return Spectrum(wave, flux.astype(np.float32), weight.astype(np.float32), weight == 0, resolution, survey or "desi",
+                    SPECTRUM_UNIT,
                     history=(f"{path.name} row {', '.join(str(r) for r in rows)}", "vacuum wavelengths, barycentric",
                              f"{what}arms {''.join(places)} coadded by inverse variance on 3600 + 0.8 k A"))
 
@@ -143,7 +146,8 @@ def _redshifts(path: Path) -> dict[int, tuple[dict[str, Scalar], tuple[str, ...]
     with open_fits(path) as hdus:
         table = next((h for h in hdus if is_table(h) and {"targetid", "z", "zwarn"} <= set(columns_of(h))), None)
         if table is None:
-            raise ReadError(path, "holds no table with TARGETID, Z and ZWARN, though a coadd beside it expects its redshifts there")
+            raise ReadError(path,
+                            "holds no table with TARGETID, Z and ZWARN, though a coadd beside it expects its redshifts there")
         rows = {low: native(table.data[name]) for low, name in columns_of(table).items()}
     out: dict[int, tuple[dict[str, Scalar], tuple[str, ...]]] = {}
     for i, target in enumerate(rows["targetid"]):

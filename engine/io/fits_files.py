@@ -79,7 +79,7 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
 
 
 def _check_axes(path: Path, stream: BinaryIO, start: int) -> None:
-    """Refuse numbers of axes or columns that FITS does not allow, over which astropy would count for hours. Raises ReadError."""
+    """Refuse numbers of axes or columns that FITS does not allow, over which astropy counts for hours. Raises ReadError."""
     stream.seek(start)
     for _ in range(MAX_HEADER // 2880):
         block = stream.read(2880)

@@ -34,7 +34,8 @@ _ROLES = (
               r"^CTX|CONTEXT"),
 )
 _ROLE_NAMES = {"oow": "weight", "ood": "mask", "psf": "psf", "copsf": "psf", "ivar": "ivar", "invvar": "ivar", "wht": "weight",
-               "weight": "weight", "dq": "mask", "mask": "mask", "rms": "sigma", "err": "sigma", "noise": "sigma", "var": "variance",
+               "weight": "weight", "dq": "mask", "mask": "mask", "rms": "sigma", "err": "sigma", "noise": "sigma",
+               "var": "variance",
                "psfs": "psf", "std": "sigma"}
 _CP_PRODUCT = re.compile(r"_oo([iwd])_")  # DECam Community Pipeline: image, weight, data quality
 
@@ -105,12 +106,14 @@ def planes_of(path: Path, hdus: fits.HDUList, asked: str | None) -> list[Plane]:
     roles = {id(h): _role(h) for h in found}
     science = [h for h in found if roles[id(h)] == "image"]
     if not science:
-        raise ReadError(path, "holds no image, only what belongs to one (masks, weights or PSFs); read it together with its image")
+        raise ReadError(path,
+                        "holds no image, only what belongs to one (masks, weights or PSFs); read it together with its image")
     planes: list[Plane] = []
     for hdu in science:
         planes += _planes_of_hdu(file, hdu, [h for h in found if roles[id(h)] not in ("image", "other")], roles, len(science))
     if sum(p.band == "unknown" for p in planes) > 16:
-        raise ReadError(path, f"holds {len(planes)} images that name neither band nor object, such as stamps cut for a catalogue; "
+        raise ReadError(path,
+                        f"holds {len(planes)} images that name neither band nor object, such as stamps cut for a catalogue; "
                               "save one file an object")
     return _distinct(planes)
 
@@ -142,7 +145,8 @@ def _planes_of_hdu(file: _File, hdu: Any, beside: list[Any], roles: dict[int, st
     header = hdu.header
     spectral = {text(header.get("CTYPE3", "")).upper()[:4]} & {"WAVE", "AWAV", "FREQ", "VRAD", "VOPT", "VELO", "LAMB"}
     if len(shape) == 3 and (spectral or shape[0] > 16):
-        raise ReadError(file.path, f"holds a cube of {shape[0]} planes, a spectral cube and not an image in a few bands; extract "
+        raise ReadError(file.path,
+                        f"holds a cube of {shape[0]} planes, a spectral cube and not an image in a few bands; extract "
                                    "spectra or band images from it first")
     pixels = pixels_of(file.path, hdu).reshape(shape if len(shape) == 3 else (1, *shape))
     if pixels.dtype.kind not in "fiu":
@@ -162,7 +166,8 @@ def _planes_of_hdu(file: _File, hdu: Any, beside: list[Any], roles: dict[int, st
         elif len(bands) > 1 and not any("BANDS" in h or "BAND0" in h for h in file.headers(hdu)):
             notes.append(f"bands assumed in the survey's order {''.join(b if len(b) == 1 else ' ' + b for b in bands)}")
         ivar, mask, psf, more = _companions(file, hdu, band, index, values, beside, roles, science)
-        planes.append(_checked(Plane(band, values, mask, ivar, psf, wcs, cal.unit, cal.calibrated, file.survey, (*notes, *more))))
+        planes.append(_checked(Plane(band, values, mask, ivar, psf, wcs, cal.unit, cal.calibrated, file.survey,
+                                     (*notes, *more))))
     return planes
 
 
@@ -221,7 +226,8 @@ def meaning(role: str, data: NDArray[Any], header: fits.Header, survey: str | No
             return data, ~(data > 0) | ~np.isfinite(data), "ivar"
         if role in ("variance", "sigma"):
             good = np.isfinite(data) & (data > 0)
-            inverse = np.where(good, 1.0 / (data.astype(np.float64) if role == "variance" else data.astype(np.float64) ** 2), 0.0)
+            inverse = np.where(good, 1.0 / (data.astype(np.float64) if role == "variance" else data.astype(np.float64) ** 2),
+                               0.0)
             return inverse.astype(np.float32) if np.max(inverse, initial=0) < 1e38 else inverse, ~good, f"ivar as 1/{role}"
         return None, ~(data > 0), "mask where the weight is zero"
 

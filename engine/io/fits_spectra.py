@@ -105,11 +105,13 @@ def _sdss(path: Path, hdus: fits.HDUList, survey: str | None) -> SkyObject:
     header = hdus[0].header
     if table is None:
         place = parts.position(header.get("PLUG_RA"), header.get("PLUG_DEC"))
-        return SkyObject(path.name.split(".fits")[0], place, spectra=(spectrum,), history=(path.name, "no SPECOBJ: no redshift"))
+        return SkyObject(path.name.split(".fits")[0], place, spectra=(spectrum,),
+                         history=(path.name, "no SPECOBJ: no redshift"))
     row = _row(table)
     scalars, notes = _sdss_scalars(row)
     fiber = row.get("fiberid", row.get("fiber"))
-    where = parts.position(row.get("plug_ra"), row.get("plug_dec")) or parts.position(header.get("PLUG_RA"), header.get("PLUG_DEC"))
+    where = parts.position(row.get("plug_ra"), row.get("plug_dec")) or parts.position(header.get("PLUG_RA"),
+                                                                                      header.get("PLUG_DEC"))
     return SkyObject(f"{row['plate']}-{row['mjd']}-{fiber}" if fiber is not None else path.stem, where, spectra=(spectrum,),
                      scalars=scalars, history=(f"{path.name}: SDSS spectrum", *notes))
 
@@ -141,7 +143,7 @@ def _sdss_scalars(row: Mapping[str, Any]) -> tuple[dict[str, Scalar], list[str]]
 # -- Keck DEIMOS ----------------------------------------------------------------------------------------------------
 
 def _deimos(path: Path, hdus: fits.HDUList, survey: str | None) -> SkyObject:
-    """The blue and red arm of a DEEP2 spec1d file as one spectrum in counts (Newman et al. 2013, ApJS 208, 5: air, not heliocentric).
+    """Both arms of a DEEP2 spec1d file as one spectrum in counts (Newman et al. 2013, ApJS 208, 5: air, not heliocentric).
 
     The optimal extraction (Horne) is taken where there is one, else the first two tables.
     """
@@ -153,8 +155,10 @@ def _deimos(path: Path, hdus: fits.HDUList, survey: str | None) -> SkyObject:
                         for c in ("lambda", "spec", "ivar"))
     masks = [native(h.data[columns_of(h)["bitmask"]][0]).ravel() != 0 for h in chosen if "bitmask" in columns_of(h)]
     mask = np.concatenate(masks) if len(masks) == len(chosen) else None
-    spectrum = make(path, to_vacuum(wave.astype(float)), flux, ivar, mask, survey=survey or "deimos", unit=u.ct, calibrated=False,
-                    history=(f"{path.name} HDUs {', '.join(name_of(h) for h in chosen)}", "air converted to vacuum (Morton 2000)",
+    spectrum = make(path, to_vacuum(wave.astype(float)), flux, ivar, mask, survey=survey or "deimos", unit=u.ct,
+                    calibrated=False,
+                    history=(f"{path.name} HDUs {', '.join(name_of(h) for h in chosen)}",
+                             "air converted to vacuum (Morton 2000)",
                              "wavelengths of the observatory, not heliocentric", "counts: not flux-calibrated"))
     header = chosen[0].header
     name = text(header.get("OBJNO", "")) or path.name.split(".fits")[0]
@@ -228,14 +232,16 @@ def _is_plain(hdu: Any) -> bool:
         return False
     header = hdu.header
     axis = text(header.get("CTYPE1", "")).upper()
-    spectral = "COEFF0" in header or axis.split("-")[0] in _SPECTRAL or axis in _SPECTRAL or text(header.get("DC-FLAG", "")) != ""
+    spectral = "COEFF0" in header or axis.split("-")[0] in _SPECTRAL or axis in _SPECTRAL or text(header.get("DC-FLAG",
+                                                                                                             "")) != ""
     one = int(np.prod(shape[:-1])) == 1
-    return ("CRVAL1" in header or "COEFF0" in header) and spectral and (one or axis[:4] != "LINE" or "COEFF0" in header or "DC-FLAG" in
+    return ("CRVAL1" in header or "COEFF0" in header) and spectral and (one or axis[:4] != "LINE" or "COEFF0" in header
+                                                                        or "DC-FLAG" in
                                                                        header)
 
 
 def _plain(path: Path, hdus: fits.HDUList, survey: str | None) -> SkyObject:
-    """The first 1-D spectrum of the file; further rows of its plane are told apart only where IRAF or SDSS fix their meaning."""
+    """The first 1-D spectrum of the file; further rows of its plane are told apart only where IRAF fixes their meaning."""
     hdu = next(h for h in hdus if _is_plain(h))
     header, data = hdu.header, pixels_of(path, hdu)
     rows = data.reshape(-1, data.shape[-1])
@@ -259,7 +265,8 @@ def _plain(path: Path, hdus: fits.HDUList, survey: str | None) -> SkyObject:
                     history=(f"{path.name} HDU {name_of(hdu) or 0}", how, *_frame(header)))
     z = parts.redshift(header.get("Z", header.get("REDSHIFT")))
     return SkyObject(path.name.split(".fit")[0], _header_position(header), spectra=(spectrum,), scalars={"z": z} if z else {},
-                     history=(f"{path.name}: 1-D spectrum", *([f"{len(rows) - 1} further rows left out"] if len(rows) > 1 else [])))
+                     history=(f"{path.name}: 1-D spectrum",
+                              *([f"{len(rows) - 1} further rows left out"] if len(rows) > 1 else [])))
 
 
 def _axis(path: Path, header: fits.Header, count: int) -> tuple[NDArray[np.float64], str]:
@@ -269,7 +276,7 @@ def _axis(path: Path, header: fits.Header, count: int) -> tuple[NDArray[np.float
     if "COEFF0" in header and "COEFF1" in header:
         start, step = number(header["COEFF0"]), number(header["COEFF1"])
     if start is None or step is None or step == 0:
-        raise ReadError(path, "has no wavelength axis (CRVAL1 and CDELT1); add it to the header or save a table of wavelength and flux")
+        raise ReadError(path, "has no wavelength axis (CRVAL1 and CDELT1); add it, or save a table of wavelength and flux")
     if text(header.get("CTYPE1", "")).upper().startswith("MULTISPE"):
         raise ReadError(path, "is an IRAF multispec file whose axis is not read; save it as a table of wavelength and flux")
     pixel = np.arange(count) + 1.0 - (number(header.get("CRPIX1")) or 1.0)

@@ -32,7 +32,8 @@ def objects_of(path: Path, hdus: fits.HDUList, survey: str | None) -> Iterator[S
     sources: list[Any] = []
     for hdu in joined:
         for column in hdu.columns:
-            if column.name.lower() not in {f.name.lower() for f in fields} and "C" not in column.format and "M" not in column.format:
+            if column.name.lower() not in {f.name.lower()
+                                           for f in fields} and "C" not in column.format and "M" not in column.format:
                 fields.append(Field(column.name, column.unit or None))
                 sources.append((hdu, column))
     note = tuple(f"columns of HDU {name_of(h) or hdus.index(h)} joined by its ids" for h in joined[1:])

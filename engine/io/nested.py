@@ -122,7 +122,7 @@ def image(part: Mapping[str, Any], survey: str | None, path: Path, true_is_good:
 
 
 def bare_image(pixels: Any, path: Path) -> Image | None:
-    """An image of three planes that says nothing of itself as AstroCLIP's data set has it: (ny, nx, 3), g r z of Legacy Surveys.
+    """An image of three planes that says nothing of itself, as in AstroCLIP's data set: (ny, nx, 3), g r z of Legacy Surveys.
 
     Source: Parker, Lanusse et al. 2024, MNRAS 531, 4990. None where there are not three planes.
     """
@@ -135,7 +135,7 @@ def bare_image(pixels: Any, path: Path) -> Image | None:
 
 
 def bare_spectrum(fluxes: Any, path: Path) -> Spectrum | None:
-    """Fluxes without wavelengths on DESI's grid of 7,781 pixels, as AstroCLIP's data set has them; None if it is another number."""
+    """Fluxes without wavelengths on DESI's grid of 7,781 pixels, as in AstroCLIP's data set; None if they are not so many."""
     from engine.io.desi import PIXELS, START, STEP
 
     flux = np.ravel(fluxes)

@@ -85,7 +85,8 @@ def objects_of(stamps: Stamps, survey: str | None) -> Iterator[SkyObject]:
             if name not in opened:
                 opened[name] = stack.enter_context(open_fits(named[name]))
             if not 0 <= hdu < len(opened[name]) or len(shape_of(opened[name][hdu])) != 2:
-                raise ReadError(named[name], f"has no image in HDU {hdu}, though {stamps.catalogue.name} names it; copy both again")
+                raise ReadError(named[name],
+                                f"has no image in HDU {hdu}, though {stamps.catalogue.name} names it; copy both again")
             return pixels_of(named[name], opened[name][hdu])
 
         for row in _read_file(stamps.catalogue, survey):
@@ -110,7 +111,8 @@ def _image(row: SkyObject, pixels: Any, asked: str | None) -> tuple[Image | None
     notes = [f"{name} HDU {hdu}"]
     psf_name = str(value.get("psf_filename", ""))
     psf = pixels(psf_name, int(value.get("psf_hdu", -1))) if psf_name else None
-    notes.append(f"PSF from {psf_name} HDU {value['psf_hdu']}" if psf is not None else f"no PSF: {psf_name or 'its file'} is not here")
+    notes.append(f"PSF from {psf_name} HDU {value['psf_hdu']}"
+                 if psf is not None else f"no PSF: {psf_name or 'its file'} is not here")
     good = np.isfinite(stamp)
     variance = number(value.get("noise_variance"))
     ivar = None

@@ -32,17 +32,20 @@ def _spectrum(path: Path) -> None:
     coadd = Table({"flux": np.ones(n, "f4"), "loglam": (3.6 + 1e-4 * np.arange(n)).astype("f4"), "ivar": np.ones(n, "f4"),
                    "and_mask": np.zeros(n, "i4")})
     row = Table({"PLATE": [1], "MJD": [2], "FIBERID": [3], "CLASS": ["GALAXY"], "Z": [0.1], "Z_ERR": [1e-4], "ZWARNING": [0]})
-    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(coadd, name="COADD"), fits.BinTableHDU(row, name="SPECOBJ")]).writeto(path)
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(coadd, name="COADD"),
+                  fits.BinTableHDU(row, name="SPECOBJ")]).writeto(path)
 
 
 def _table(path: Path) -> None:
-    rows = Table({"ID": np.arange(40), "RA": np.linspace(0, 9, 40), "DEC": np.linspace(0, 9, 40), "Z_SPEC": np.linspace(0, 1, 40),
+    rows = Table({"ID": np.arange(40), "RA": np.linspace(0, 9, 40), "DEC": np.linspace(0, 9, 40),
+                  "Z_SPEC": np.linspace(0, 1, 40),
                   "NAME": [f"object {i}" for i in range(40)], "COEFF": np.ones((40, 5), "f4")})
     rows.write(path)
 
 
 MAKERS: dict[str, Callable[[Path], None]] = {"image": _image, "spectrum": _spectrum, "table": _table}
-KEYS = (b"NAXIS   =", b"NAXIS1  =", b"NAXIS2  =", b"PCOUNT  =", b"GCOUNT  =", b"TFIELDS =", b"BITPIX  =", b"TFORM1  =", b"CRVAL1  =")
+KEYS = (b"NAXIS   =", b"NAXIS1  =", b"NAXIS2  =", b"PCOUNT  =", b"GCOUNT  =", b"TFIELDS =", b"BITPIX  =", b"TFORM1  =",
+        b"CRVAL1  =")
 
 
 def _damage(raw: bytes, rng: random.Random) -> bytes:
@@ -96,7 +99,7 @@ def test_absurd_tables_eat_no_memory(key: str, value: int, tmp_path: Path) -> No
     data[at + 10:at + 30] = str(value).rjust(20).encode()
     (tmp_path / "table.fits").write_bytes(data)
     tracemalloc.start()
-    with pytest.raises(ReadError, match="table.fits"):
+    with pytest.raises(ReadError, match=r"table\.fits"):
         list(read(tmp_path / "table.fits"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -126,7 +129,7 @@ def test_a_gzip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(fits_files.unpacked, "__defaults__", (1 << 20,))
     (tmp_path / "bomb.fits.gz").write_bytes(gzip.compress(b"SIMPLE  =" + b" " * (4 << 20)))
-    with pytest.raises(ReadError, match=r"bomb.fits.gz unpacks to more|bomb.fits.gz: unpacks to more"):
+    with pytest.raises(ReadError, match=r"bomb\.fits\.gz:? unpacks to more"):
         list(read(tmp_path / "bomb.fits.gz"))
 
 

@@ -24,7 +24,8 @@ def _sdss(path: Path, warning: int = 0, z_err: float = 1e-4) -> np.ndarray:
     coadd = Table({"flux": flux, "loglam": loglam, "ivar": ivar, "and_mask": bits, "wdisp": np.full(500, 1.0, "f4")})
     row = Table({"PLATE": [266], "MJD": [51630], "FIBERID": [7], "PLUG_RA": [146.0], "PLUG_DEC": [-0.5], "CLASS": ["GALAXY"],
                  "Z": [0.1], "Z_ERR": [z_err], "ZWARNING": [warning], "BESTOBJID": ["1237650795683184714"]})
-    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(coadd, name="COADD"), fits.BinTableHDU(row, name="SPECOBJ")]).writeto(path)
+    fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(coadd, name="COADD"),
+                  fits.BinTableHDU(row, name="SPECOBJ")]).writeto(path)
     return loglam
 
 

@@ -73,7 +73,8 @@ def test_side_files_join_their_image_and_bad_files_stop_nothing(tmp_path: Path) 
     rng = np.random.default_rng(0)
     mask = np.zeros((8, 8), bool)
     mask[2, 3] = True
-    for name, array in (("im", rng.normal(size=(8, 8))), ("mask", mask), ("psf", np.ones((3, 3)) / 9), ("sig", np.full((8, 8), 2.0))):
+    for name, array in (("im", rng.normal(size=(8, 8))), ("mask", mask), ("psf", np.ones((3, 3)) / 9),
+                        ("sig", np.full((8, 8), 2.0))):
         np.save(tmp_path / f"gal1_{name}.npy", array)
     (tmp_path / "a_bad.fits").write_text("an error page")
     np.save(tmp_path / "lonely_mask.npy", mask)
@@ -107,7 +108,8 @@ def test_a_hats_catalogue_inside_a_folder(tmp_path: Path) -> None:
         folder = tmp_path / "deep" / name / "dataset" / "Norder=0" / "Dir=0"
         folder.mkdir(parents=True)
         Table({"id": ids, "ra": np.array(ids, float), "dec": np.array(ids, float)}).write(folder / "Npix=4.parquet")
-        (tmp_path / "deep" / name / "hats.properties").write_text(f"dataproduct_type={kind}\nhats_col_ra=ra\nhats_col_dec=dec\n")
+        properties = f"dataproduct_type={kind}\nhats_col_ra=ra\nhats_col_dec=dec\n"
+        (tmp_path / "deep" / name / "hats.properties").write_text(properties)
         (tmp_path / "deep" / name / "partition_info.csv").write_text("Norder,Npix\n0,4\n")
         (tmp_path / "deep" / name / "dataset" / "_metadata").write_bytes(b"PAR1")
     (tmp_path / "table.csv").write_text("id,ra,dec\na,1,2\n")
@@ -115,7 +117,7 @@ def test_a_hats_catalogue_inside_a_folder(tmp_path: Path) -> None:
     sources = list(scan(tmp_path, on_error=lambda path, sentence: told.append(sentence)))
     assert sorted(o.id for s in sources for o in s.read()) == ["1", "2", "a"] and not told
     (tmp_path / "deep" / "sky" / "dataset" / "Norder=0" / "Dir=0" / "Npix=4.parquet").unlink()
-    assert not [s for s in scan(tmp_path / "deep", on_error=lambda path, sentence: told.append(sentence))]
+    assert not list(scan(tmp_path / "deep", on_error=lambda path, sentence: told.append(sentence)))
     assert len(told) == 1 and "without partitions" in told[0]
 
 

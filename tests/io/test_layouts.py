@@ -24,7 +24,8 @@ PIXELS = np.random.default_rng(3).normal(0, 1, SHAPE).astype("f4")
 
 
 def _sky(header: fits.Header, scale: float = 0.3, ra: float = 150.0, dec: float = 2.0, **more: Any) -> fits.Header:
-    header.update(CTYPE1="RA---TAN", CTYPE2="DEC--TAN", CRVAL1=ra, CRVAL2=dec, CRPIX1=(SHAPE[1] + 1) / 2, CRPIX2=(SHAPE[0] + 1) / 2,
+    header.update(CTYPE1="RA---TAN", CTYPE2="DEC--TAN", CRVAL1=ra, CRVAL2=dec, CRPIX1=(SHAPE[1] + 1) / 2,
+                  CRPIX2=(SHAPE[0] + 1) / 2,
                   CD1_1=-scale / 3600, CD1_2=0.0, CD2_1=0.0, CD2_2=scale / 3600)
     header.update(more)
     return header
@@ -46,7 +47,8 @@ def _image(path: Path, scale: float | None = None) -> Image:
     (image,) = found.images
     if scale is not None:
         assert found.position is not None
-        assert found.position.ra.deg == pytest.approx(150.0, abs=1e-6) and found.position.dec.deg == pytest.approx(2.0, abs=1e-6)
+        assert found.position.ra.deg == pytest.approx(150.0, abs=1e-6) and found.position.dec.deg == pytest.approx(2.0,
+                                                                                                                   abs=1e-6)
         assert image.pixel_scale == pytest.approx(scale, rel=1e-6)
     return image
 
@@ -61,7 +63,8 @@ def _njy(image: Image) -> np.ndarray:
 def test_legacy_cutout_service_cube(tmp_path: Path) -> None:
     """legacysurvey.org/viewer/fits-cutout: one cube of planes, BANDS and BAND0.. in the primary header, nanomaggies."""
     cube = np.stack([PIXELS, PIXELS + 1, PIXELS + 2])
-    hdu = _hdu(cube, primary=True, scale=0.262, BANDS="grz", BAND0="g", BAND1="r", BAND2="z", SURVEY="LegacySurvey", VERSION="DR9")
+    hdu = _hdu(cube, primary=True, scale=0.262, BANDS="grz", BAND0="g", BAND1="r", BAND2="z", SURVEY="LegacySurvey",
+               VERSION="DR9")
     hdu.writeto(tmp_path / "cutout_150.0000_2.0000.fits")
     image = _image(tmp_path / "cutout_150.0000_2.0000.fits", 0.262)
     assert image.survey == "legacy" and image.bands == ("g", "r", "z") and image.unit == u.nmgy
@@ -121,7 +124,8 @@ def test_rubin_exposure_cutout(tmp_path: Path) -> None:
     new.writeto(path, overwrite=True)
     image = _image(path, 0.168)
     assert image.survey == "rubin" and image.bands == ("i",) and image.unit == u.nJy
-    assert image.mask is not None and image.mask.sum() == 2 and image.ivar is not None and image.ivar[0, 5, 5] == pytest.approx(0.25)
+    assert image.mask is not None and image.mask.sum() == 2 and image.ivar is not None and image.ivar[0, 5,
+                                                                                                      5] == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize("pack, ending", [(bytes, ""), (gzip.compress, ".gz"), (bz2.compress, ".bz2")])
@@ -129,7 +133,8 @@ def test_sdss_frames(tmp_path: Path, pack: Any, ending: str) -> None:
     """frame-BAND-RUN-CAMCOL-FIELD: nanomaggies in the primary HDU, then calibration vector, sky and astrometric tables."""
     hdu = _hdu(PIXELS, primary=True, scale=0.396, FILTER="r", BUNIT="nanomaggy", NMGY=0.005, TELESCOP="2.5m", ORIGIN="SDSS")
     sky = Table({"ALLSKY": [np.ones((4, 4), "f4")], "XINTERP": [np.arange(4.0)], "YINTERP": [np.arange(4.0)]})
-    whole = fits.HDUList([hdu, fits.ImageHDU(np.ones(SHAPE[1], "f4")), fits.BinTableHDU(sky), fits.BinTableHDU(Table({"RUN": [1]}))])
+    whole = fits.HDUList([hdu, fits.ImageHDU(np.ones(SHAPE[1], "f4")), fits.BinTableHDU(sky),
+                          fits.BinTableHDU(Table({"RUN": [1]}))])
     whole.writeto(tmp_path / "plain.fits")
     path = tmp_path / f"frame-r-001729-3-0012.fits{ending}"
     path.write_bytes(pack((tmp_path / "plain.fits").read_bytes()))
@@ -158,7 +163,8 @@ def test_jwst_i2d(tmp_path: Path) -> None:
     quality[1, 1], quality[2, 2] = 1, 4  # DO_NOT_USE, JUMP_DET
     primary = fits.PrimaryHDU()
     primary.header.update(TELESCOP="JWST", INSTRUME="NIRCAM", FILTER="F200W", PUPIL="CLEAR")
-    fits.HDUList([primary, _hdu(PIXELS, "SCI", 0.031, BUNIT="MJy/sr", PIXAR_SR=2.3e-14), _hdu(np.full(SHAPE, 0.5, "f4"), "ERR", 0.031,
+    fits.HDUList([primary, _hdu(PIXELS, "SCI", 0.031, BUNIT="MJy/sr", PIXAR_SR=2.3e-14),
+                  _hdu(np.full(SHAPE, 0.5, "f4"), "ERR", 0.031,
                   BUNIT="MJy/sr"), _hdu(quality, "DQ", 0.031), _hdu(np.zeros((2, *SHAPE), "i4"), "CON", 0.031),
                   _hdu(np.ones(SHAPE, "f4"), "WHT", 0.031), _hdu(np.ones(SHAPE, "f4"), "VAR_POISSON", 0.031)]
                  ).writeto(tmp_path / "jw01345-o001_t021_nircam_clear-f200w_i2d.fits")
@@ -183,7 +189,8 @@ def test_hst_drz(tmp_path: Path) -> None:
 
 def test_unwise(tmp_path: Path) -> None:
     """unWISE: -img-m in Vega nanomaggies, -invvar-m and -std-m beside it, the band in the name (unwise.me)."""
-    _hdu(PIXELS, primary=True, scale=2.75, BAND=1, TELESCOP="WISE", MAGZP=22.5).writeto(tmp_path / "unwise-1497p015-w1-img-m.fits")
+    _hdu(PIXELS, primary=True, scale=2.75, BAND=1, TELESCOP="WISE",
+         MAGZP=22.5).writeto(tmp_path / "unwise-1497p015-w1-img-m.fits")
     _hdu(np.full(SHAPE, 3.0, "f4"), primary=True, scale=2.75, BAND=1).writeto(tmp_path / "unwise-1497p015-w1-invvar-m.fits")
     found = _one(tmp_path)
     (image,) = found.images
@@ -214,18 +221,20 @@ def test_euclid_mer(tmp_path: Path, word: str, band: str) -> None:
 # -- spectra and tables ---------------------------------------------------------------------------------------------
 
 def test_sdss_spec_lite(tmp_path: Path) -> None:
-    """spec-lite: COADD, SPECOBJ (or SPALL) with lower-case columns, SPZLINE; no single exposures. eBOSS names the id otherwise."""
+    """spec-lite: COADD, SPECOBJ (or SPALL) with lower-case columns, SPZLINE; no single exposures."""
     n = 200
     coadd = Table({"flux": np.ones(n, "f4"), "loglam": (3.6 + 1e-4 * np.arange(n)).astype("f4"), "ivar": np.full(n, 2.0, "f4"),
                    "and_mask": np.zeros(n, "i4"), "or_mask": np.full(n, 1 << 23, "i4"), "wdisp": np.ones(n, "f4"),
                    "sky": np.zeros(n, "f4"), "model": np.ones(n, "f4")})
     row = Table({"PLATE": [4055], "MJD": [55359], "FIBERID": [596], "PLUG_RA": [242.0], "PLUG_DEC": [12.0], "CLASS": ["QSO"],
                  "SUBCLASS": ["BROADLINE"], "Z": [2.1], "Z_ERR": [1e-3], "ZWARNING": [0]})
-    lines = Table({"PLATE": [4055] * 3, "MJD": [55359] * 3, "LINENAME": ["Ly_alpha", "C_IV", "H_beta"], "LINEZ": [2.1, 2.1, 0.0]})
+    lines = Table({"PLATE": [4055] * 3, "MJD": [55359] * 3, "LINENAME": ["Ly_alpha", "C_IV", "H_beta"],
+                   "LINEZ": [2.1, 2.1, 0.0]})
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(coadd, name="COADD"), fits.BinTableHDU(row, name="SPALL"),
                   fits.BinTableHDU(lines, name="SPZLINE")]).writeto(tmp_path / "spec-4055-55359-0596.fits")
     found = _one(tmp_path / "spec-4055-55359-0596.fits")
-    assert found.id == "4055-55359-596" and found.scalars["z"].value == pytest.approx(2.1) and found.scalars["class"].value == "QSO"
+    assert found.id == "4055-55359-596" and found.scalars["class"].value == "QSO"
+    assert found.scalars["z"].value == pytest.approx(2.1)
     assert found.spectra[0].mask is not None and not found.spectra[0].mask.any()  # or_mask alone spoils nothing
     assert found.spectra[0].ivar is not None and found.spectra[0].ivar[0] == 2.0 and found.position is not None
 
@@ -237,8 +246,10 @@ def test_lamost(tmp_path: Path) -> None:
     rows = np.stack([np.linspace(1, 2, n), np.full(n, 9.0), wave, np.zeros(n), np.ones(n)]).astype("f4")
     rows[3, 7] = 1
     hdu = fits.PrimaryHDU(rows)
-    hdu.header.update(COEFF0=3.5682, COEFF1=1e-4, CRVAL1=3.5682, CD1_1=1e-4, CRPIX1=1, CTYPE1="LINEAR", TELESCOP="LAMOST", RA=10.0, DEC=41.0,
-                      Z=0.05, CLASS="GALAXY", VACUUM=True, ORIGIN="NAOC-LAMOST", DESIG="LAMOST J004000.00+410000.0", **{"DC-FLAG": 1})
+    hdu.header.update(COEFF0=3.5682, COEFF1=1e-4, CRVAL1=3.5682, CD1_1=1e-4, CRPIX1=1, CTYPE1="LINEAR", TELESCOP="LAMOST",
+                      RA=10.0, DEC=41.0,
+                      Z=0.05, CLASS="GALAXY", VACUUM=True, ORIGIN="NAOC-LAMOST", DESIG="LAMOST J004000.00+410000.0",
+                      **{"DC-FLAG": 1})
     hdu.writeto(tmp_path / "spec-55859-F5902_sp01-001.fits")
     found = _one(tmp_path / "spec-55859-F5902_sp01-001.fits")
     (spectrum,) = found.spectra
@@ -267,7 +278,8 @@ def test_lamost_table(tmp_path: Path) -> None:
 def test_sparcl_parquet(tmp_path: Path) -> None:
     """What SPARCL hands out, saved as Parquet: a row a spectrum, wavelength, flux and ivar as lists."""
     wave = 3600.0 + 0.8 * np.arange(50)
-    table = pa.table({"sparcl_id": ["a-1", "b-2"], "ra": [10.0, 11.0], "dec": [1.0, 2.0], "redshift": [0.5, 0.6], "spectype": ["GALAXY", "QSO"],
+    table = pa.table({"sparcl_id": ["a-1", "b-2"], "ra": [10.0, 11.0], "dec": [1.0, 2.0], "redshift": [0.5, 0.6],
+                      "spectype": ["GALAXY", "QSO"],
                       "data_release": ["DESI-DR1"] * 2, "wavelength": [wave.tolist()] * 2, "flux": [[1.0] * 50, [2.0] * 50],
                       "ivar": [[4.0] * 50] * 2, "mask": [[0] * 50] * 2})
     pq.write_table(table, tmp_path / "sparcl.parquet")
@@ -296,13 +308,15 @@ def test_vizier_votable(tmp_path: Path) -> None:
     """VizieR's VOTable: RAJ2000 and DEJ2000 in degrees, e_ errors, null values."""
     (tmp_path / "vizier.vot").write_text("""<?xml version="1.0" encoding="UTF-8"?>
 <VOTABLE version="1.4" xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><COOSYS ID="J2000" system="eq_FK5" equinox="J2000"/>
-<RESOURCE><TABLE name="J/ApJ/1"><FIELD name="recno" datatype="int"/><FIELD name="Name" datatype="char" arraysize="12*" ucd="meta.id;meta.main"/>
+<RESOURCE><TABLE name="J/ApJ/1"><FIELD name="recno" datatype="int"/>
+<FIELD name="Name" datatype="char" arraysize="12*" ucd="meta.id;meta.main"/>
 <FIELD name="RAJ2000" datatype="double" unit="deg" ucd="pos.eq.ra;meta.main"/>
 <FIELD name="DEJ2000" datatype="double" unit="deg" ucd="pos.eq.dec;meta.main"/>
 <FIELD name="zsp" datatype="float" ucd="src.redshift"/><FIELD name="Vmag" datatype="float" unit="mag" ucd="phot.mag;em.opt.V"/>
 <FIELD name="e_Vmag" datatype="float" unit="mag" ucd="stat.error;phot.mag"/><DATA><TABLEDATA>
 <TR><TD>1</TD><TD>NGC 1</TD><TD>1.8160</TD><TD>27.7080</TD><TD>0.0151</TD><TD>13.4</TD><TD>0.1</TD></TR>
-<TR><TD>2</TD><TD>NGC 2</TD><TD>1.8210</TD><TD>27.6780</TD><TD/><TD>15.0</TD><TD/></TR></TABLEDATA></DATA></TABLE></RESOURCE></VOTABLE>""")
+<TR><TD>2</TD><TD>NGC 2</TD><TD>1.8210</TD><TD>27.6780</TD><TD/><TD>15.0</TD><TD/></TR></TABLEDATA></DATA></TABLE></RESOURCE>
+</VOTABLE>""")
     first, second = read(tmp_path / "vizier.vot")
     assert first.position is not None and first.position.ra.deg == pytest.approx(1.8160, abs=1e-4)
     assert first.scalars["z"].value == pytest.approx(0.0151) and "z" not in second.scalars
@@ -312,13 +326,16 @@ def test_vizier_votable(tmp_path: Path) -> None:
 def test_simbad_votable(tmp_path: Path) -> None:
     """SIMBAD's VOTable by astroquery (old style): MAIN_ID, RA in "h:m:s" and DEC in "d:m:s" as text, RV_VALUE."""
     (tmp_path / "simbad.vot").write_text("""<?xml version="1.0" encoding="UTF-8"?>
-<VOTABLE version="1.2" xmlns="http://www.ivoa.net/xml/VOTable/v1.2"><RESOURCE><TABLE><FIELD name="MAIN_ID" datatype="char" arraysize="*"
+<VOTABLE version="1.2" xmlns="http://www.ivoa.net/xml/VOTable/v1.2"><RESOURCE><TABLE>
+<FIELD name="MAIN_ID" datatype="char" arraysize="*"
 ucd="meta.id;meta.main"/><FIELD name="RA" datatype="char" arraysize="13" unit="&quot;h:m:s&quot;" ucd="pos.eq.ra;meta.main"/>
 <FIELD name="DEC" datatype="char" arraysize="13" unit="&quot;d:m:s&quot;" ucd="pos.eq.dec;meta.main"/>
 <FIELD name="Z_VALUE" datatype="float" ucd="src.redshift"/><DATA><TABLEDATA>
 <TR><TD>M  31</TD><TD>00 42 44.330</TD><TD>+41 16 07.50</TD><TD>-0.001</TD></TR>
-<TR><TD>M  33</TD><TD>01 33 50.883</TD><TD>+30 39 36.63</TD><TD>-0.0006</TD></TR></TABLEDATA></DATA></TABLE></RESOURCE></VOTABLE>""")
+<TR><TD>M  33</TD><TD>01 33 50.883</TD><TD>+30 39 36.63</TD><TD>-0.0006</TD></TR></TABLEDATA></DATA></TABLE></RESOURCE>
+</VOTABLE>""")
     first, _ = read(tmp_path / "simbad.vot")
     assert first.position is not None
-    assert first.position.ra.deg == pytest.approx(10.684708, abs=1e-5) and first.position.dec.deg == pytest.approx(41.268750, abs=1e-5)
+    assert first.position.ra.deg == pytest.approx(10.684708, abs=1e-5) and first.position.dec.deg == pytest.approx(41.268750,
+                                                                                                                   abs=1e-5)
     assert first.scalars["z"].value == pytest.approx(-0.001)
