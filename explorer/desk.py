@@ -154,11 +154,11 @@ class Desk:
         score = np.array([min(i, 2) + min(s, 2) for i, s in cells], float)
         if "class" in self.sky.columns:
             score += np.char.find(self.sky.column("class")[: len(score)].astype(str), "spiral") >= 0
-        for name in ("mag_r", "shape_r"):
+        for name, weight in (("mag_r", -0.8), ("shape_r", 0.2)):
             if name in self.sky.columns:
                 values = self.sky.column(name)[: len(score)].astype(float)
                 spread = np.nanstd(values) or 1.0
-                score += (-1 if name == "mag_r" else 1) * np.nan_to_num((values - np.nanmean(values)) / spread) * 0.4
+                score += weight * np.nan_to_num((values - np.nanmean(values)) / spread)
         return int(score.argmax())
 
     # -- the map -------------------------------------------------------------------------------------------------

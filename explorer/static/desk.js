@@ -28,6 +28,7 @@ class Desk {
     const asked = page ? new URLSearchParams(location.search) : new URLSearchParams();
     let kept = null;
     try { kept = localStorage.getItem("omnisky-theme"); } catch { /* private windows keep nothing */ }
+    this.wanted = asked.get("map"); this.mapByHand = false;
     this.theme = asked.get("theme") || kept || "dark";
     root.dataset.theme = this.theme;
     this.build();
@@ -100,7 +101,12 @@ class Desk {
     this.waiting(now);
     if (!now.maps.length || !this.columns?.length) { return; }
     if (!this.state.map) { this.choices(now); this.readAddress(true); return; }
-    if (JSON.stringify(before?.maps) !== JSON.stringify(now.maps)) { this.choices(now); this.paintMap(); this.drawLegend(); this.neighbours(); }
+    if (JSON.stringify(before?.maps) !== JSON.stringify(now.maps)) { this.preferMap(now); this.choices(now); this.paintMap(); this.drawLegend(); this.neighbours(); }
+  }
+
+  preferMap(now) { // while a sky is made its maps come one by one: show the one that was asked for, or the best there is
+    const wanted = this.wanted ?? now.maps[0].name;
+    if (!this.mapByHand && now.maps.some(m => m.name === wanted)) { this.state.map = wanted; }
   }
 
   async poll() {
@@ -149,7 +155,7 @@ class Desk {
       ground: v("--ground"), accent: v("--accent"), quiet: v("--quiet"), panel: v("--panel"), text: v("--text") });
   }
 
-  setMap(name) { this.state.map = name; this.marked(); this.paintMap(); this.drawLegend(); this.neighbours(); this.write(); }
+  setMap(name) { this.mapByHand = true; this.state.map = name; this.marked(); this.paintMap(); this.drawLegend(); this.neighbours(); this.write(); }
   setColour(name) { this.state.colour = name; this.marked(); this.paintMap(); this.drawLegend(); this.write(); }
 
   async drawLegend() {

@@ -196,16 +196,16 @@ export class SkyMap {
         const [nx, ny] = this.toScreen(...place);
         c.beginPath(); c.moveTo(x, y); c.lineTo(nx, ny); c.stroke();
       }
+      for (const [radius, width, colour] of [[12, 5, "#000"], [12, 2.5, "#fff"]]) {
+        c.beginPath(); c.arc(x, y, radius, 0, 7); c.lineWidth = width; c.strokeStyle = colour; c.stroke();
+      }
       near.forEach((place, i) => {
         if (!place) { return; }
         const [nx, ny] = this.toScreen(...place);
-        c.beginPath(); c.arc(nx, ny, 9, 0, 7); c.fillStyle = this.layer.panel; c.fill();
+        c.beginPath(); c.arc(nx, ny, 8, 0, 7); c.fillStyle = this.layer.panel; c.fill();
         c.lineWidth = lit === i ? 3 : 1.5; c.strokeStyle = this.layer.accent; c.stroke();
         c.fillStyle = this.layer.text; c.fillText(String(i + 1), nx, ny + 0.5);
       });
-      for (const [radius, width, colour] of [[10, 5, "#000"], [10, 2.5, "#fff"]]) {
-        c.beginPath(); c.arc(x, y, radius, 0, 7); c.lineWidth = width; c.strokeStyle = colour; c.stroke();
-      }
     }
     if (this.hovered) {
       const [x, y] = this.toScreen(...this.hovered);

@@ -29,7 +29,7 @@ export class Strip {
   item(n, i) {
     this.sparks.push(n.spark);
     const picture = n.picture !== null ? h("img", { src: this.app.url(`picture/${n.row}/${n.picture}.png`), alt: "", draggable: "false", onload: event => crisp(event.target) }) : h("div", { class: "none" }, "no image");
-    const z = n.z === null ? "" : `z ${n.z.toFixed(3)}`;
+    const z = n.z === null ? "" : `z ${(Math.abs(n.z) < 5e-4 ? 0 : n.z).toFixed(3)}`;
     return h("li", {}, h("button", { class: "neighbour", "aria-label": `neighbour ${i + 1}: ${n.id}, similarity ${n.similarity.toFixed(2)} ${z}`, title: n.id,
       onclick: () => this.app.go(n.row), onpointerenter: () => this.app.light(i), onpointerleave: () => this.app.light(null) },
       picture, h("canvas", {}), h("span", { class: "number" }, String(i + 1)), h("span", { class: "line" }, h("b", {}, n.similarity.toFixed(2)), h("span", {}, z))));
