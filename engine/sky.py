@@ -50,6 +50,7 @@ class Sky:
         self._lock = threading.RLock()
         self._columns: dict[str, NDArray[Any]] = {}
         self._table: pa.Table | None = None
+        self._lower: pa.ChunkedArray | None = None  # ids in lower case
         self._tree: positions.SkyTree | None = None
         self._embeddings: dict[str, Embeddings] = {}
         self._indexes: dict[str, Any] = {}
@@ -159,9 +160,9 @@ class Sky:
         if text.isdecimal() and int(text) < len(self):
             row = int(text)
             return Found(str(self.ids[row]), f"row {row}: {self.ids[row]}", row=row)
-        for name in (text, *(i for i in (_without_case(self.ids, text),) if i)):
-            if name in self:
-                return Found(name, f"id {name}", row=self.row(name))
+        name = text if text in self else self._without_case(text)
+        if name is not None:
+            return Found(name, f"id {name}", row=self.row(name))
         try:
             position = positions.parse(text)
         except ValueError as error:
@@ -177,6 +178,16 @@ class Sky:
         if separation > FOUND_WITHIN:
             return Found(None, f'{spelled} · Nothing within 10"; the nearest is {far} away.', separation, nearest=id)
         return Found(id, f"{spelled} · nearest object {far} away", separation, row, id)
+
+    def _without_case(self, text: str) -> str | None:
+        """An id that differs from the text only in upper and lower case; only looked for where that is quick."""
+        if not text or len(self) > 2_000_000:
+            return None
+        with self._lock:
+            if self._lower is None or len(self._lower) != len(self):
+                self._lower = pc.utf8_lower(self.store.table(["id"]).column("id"))
+            same = pc.index(self._lower, text.lower()).as_py() if len(self) else -1
+        return str(self.ids[same]) if same >= 0 else None
 
     # -- vectors, neighbours, maps -------------------------------------------------------------------------------
 
@@ -283,14 +294,6 @@ class Sky:
 
 def _folders(parent: Path) -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in parent.glob("*/manifest.json")))
-
-
-def _without_case(ids: NDArray[Any], text: str) -> str | None:
-    """An id that differs from the text only in upper and lower case; only looked for where that is quick."""
-    if not text or len(ids) > 2_000_000:
-        return None
-    same = pc.index(pc.utf8_lower(pa.array(ids.tolist())), text.lower()).as_py() if len(ids) else -1
-    return str(ids[same]) if same >= 0 else None
 
 
 def _kind(type: pa.DataType) -> str | None:
