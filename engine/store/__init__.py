@@ -157,8 +157,9 @@ class Store:
 
     def cells(self, row: int, kind: str = "image") -> list[dict[str, Any]]:
         """What the row says of its images or spectra (survey, bands, unit, WCS ...), without reading pixels."""
-        table, i = self._parts.row(row)
-        found: list[dict[str, Any]] = table.column({"image": "_images", "spectrum": "_spectra"}[kind])[i].as_py()
+        column = {"image": "_images", "spectrum": "_spectra"}[kind]
+        table, i = self._parts.row(row, column)
+        found: list[dict[str, Any]] = table.column(column)[i].as_py()
         return found
 
     def pixels(self, row: int, survey: str | None = None, what: str = "pixels") -> NDArray[Any] | None:

@@ -26,7 +26,7 @@ PACK = 256  # parts in a pack
 ROW_GROUP = 256  # rows of a part that are read to get at one
 PACK_GROUP = 65_536
 _CACHED_GROUPS = 128
-_CACHED_FOOTERS = 256
+_CACHED_FOOTERS = 1024
 _COUNTS = b"rows_of_parts"
 
 
@@ -39,7 +39,7 @@ class Parts:
         self._packs: set[int] = set()
         self._schema, self._schema_parts = rows.empty_table().schema, 0
         self._footers: OrderedDict[int, pq.FileMetaData] = OrderedDict()
-        self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        self._groups: OrderedDict[tuple[int, int, str | None], pa.Table] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -119,8 +119,11 @@ class Parts:
                                for f in schema]
                     yield pa.Table.from_arrays(columns, schema=schema)
 
-    def row(self, row: int) -> tuple[pa.Table, int]:
-        """Some rows with all columns, and the place of this one among them. Raises IndexError if there is no such row."""
+    def row(self, row: int, column: str | None = None) -> tuple[pa.Table, int]:
+        """Some rows with all columns (or the one named), and the place of this one among them.
+
+        Raises IndexError if there is no such row.
+        """
         n = len(self)
         if not -n <= row < n:
             raise IndexError(f"row {row} of a sky with {n} objects")
@@ -129,13 +132,14 @@ class Parts:
         path, footer = self._part(part), self._footer(part)
         group, i = divmod(row - self._starts[part], footer.row_group(0).num_rows)  # all but the last are equally long
         with self._lock:
-            if (part, group) in self._groups:
-                self._groups.move_to_end((part, group))
-                return self._groups[part, group], i
+            for key in ((part, group, None), (part, group, column)):
+                if key in self._groups:
+                    self._groups.move_to_end(key)
+                    return self._groups[key], i
         with _naming(path), pq.ParquetFile(path, metadata=footer) as file:
-            table = file.read_row_group(group, use_threads=False).combine_chunks()
+            table = file.read_row_group(group, None if column is None else [column], use_threads=False).combine_chunks()
         with self._lock:
-            _remember(self._groups, (part, group), table, _CACHED_GROUPS)
+            _remember(self._groups, (part, group, column), table, _CACHED_GROUPS)
         return table, i
 
     def _footer(self, part: int) -> pq.FileMetaData:
