@@ -112,7 +112,9 @@ class Desk {
   async poll() {
     const busy = () => this.now.progress.running || !this.now.maps.length;
     try {
-      const now = await this.ask("state.json");
+      const answer = await fetch(this.url("state.json"));
+      if (answer.status === 404 && this.page) { location.reload(); return; } // the server was started again, under another path
+      const now = await answer.json();
       if (this.lost) { this.lost = false; this.say("connected again"); }
       if (now.version !== this.now.version && (!this.columns?.length || now.maps.length !== this.now.maps.length)) { await this.load(); } else { this.take(now); }
     } catch { if (!this.lost) { this.lost = true; this.say("Connection lost, trying again. The page stays readable."); } }
