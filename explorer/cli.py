@@ -81,7 +81,7 @@ def serve_sky(
 
     with one_sentence():
         desk = Desk(sky)
-        if desk._sky is None:
+        if not desk.there:
             raise FileNotFoundError(f"{sky} is not a sky; make one with: omnisky ingest {sky} FILES")
 
         def ready(address: str) -> None:
@@ -106,7 +106,7 @@ def done(desk: Desk, objects: int) -> bool:
     """Whether the demo sky is complete."""
     from explorer.startup import needs_work
 
-    return desk._sky is not None and len(desk.sky) >= objects and len(desk.sky.maps) >= 4 and not needs_work(desk)
+    return desk.there and len(desk.sky) >= objects and len(desk.sky.maps) >= 4 and not needs_work(desk)
 
 
 def said(address: str, no_browser: bool) -> None:

@@ -83,10 +83,14 @@ class Desk:
     @classmethod
     def of(cls, sky: Sky) -> Desk:
         """A desk for a sky that is open already."""
-        made = cls.__new__(cls)
-        made.__init__(sky.path)  # type: ignore[misc]
+        made = cls(sky.path)
         made._sky = sky
         return made
+
+    @property
+    def there(self) -> bool:
+        """Whether there is a sky yet."""
+        return self._sky is not None
 
     @property
     def sky(self) -> Sky:
