@@ -169,21 +169,7 @@ def populate(draw: Draw) -> Population:
     disc_size = torch.where(kind == ELLIPTICAL, size * 1.5, size / 1.678)
     size_limits = (0.12, 5.0)
 
-    share = torch.zeros(len(z), 4, device=device)
-    share[:, YOUNG] = young
-    share[:, OLD] = bulge * (1 - young)
-    share[:, DISC] = (1 - bulge) * (1 - young)
-    share[:, OTHER] = 10 ** (-0.4 * (17.6 + 5.2 * u["other"] ** 0.55 - r_mag))
-    point = torch.zeros_like(share).index_fill_(1, torch.tensor([OLD], device=device), 1.0)
-    nucleus = torch.tensor([0.8, 0.15, 0.05, 0.0], device=device).expand_as(share)
-    own = (kind == STAR)[:, None] * point + (kind == QUASAR)[:, None] * torch.where((z < 0.8)[:, None], nucleus, point)
-    share[:, :OTHER] = torch.where(galaxy[:, None], share, own)[:, :OTHER]
-    share[:, YOUNG] = torch.where(rare == LENS, 0.12 + 0.25 * u["lens z"], share[:, YOUNG])
-    share[:, :OTHER] = share[:, :OTHER] / share[:, :OTHER].sum(1, keepdim=True)
-
-    z_parts = z[:, None].repeat(1, 4)
-    z_parts[:, YOUNG] = torch.where(rare == LENS, torch.clamp(z + 0.6 + 1.2 * u["lens z"], max=2.0), z)
-    z_parts[:, OTHER] = 0.04 + 0.6 * u["other z"] ** 1.5
+    share = shares(kind, rare, z, r_mag, young, bulge, u)
     temperature = star_temperature(draw, rare)
     weights = torch.stack([
         torch.where((kind == STAR)[:, None], one_star(temperature, feh + 0.0), old_stars(old_age, feh)),
@@ -192,15 +178,13 @@ def populate(draw: Draw) -> Population:
         torch.where((u["other"] * 7 % 1 < 0.4)[:, None], old_stars(torch.full_like(z, 6.0), feh),
                     continuous(0.6 * oldest, 0.4 * oldest, feh)),
     ], dim=1)
-    av = torch.stack([dust * 0.55 * torch.exp(0.2 * n["bulge dust"]), dust, dust * 1.5, torch.full_like(dust, 0.3)], dim=1)
-    av[:, YOUNG] = torch.where(rare == LENS, 0.2, av[:, YOUNG])
-    av[:, OLD] = torch.where(kind >= STAR, 0.0, av[:, OLD])
+    av = dust_of_parts(kind, rare, dust, n["bulge dust"])
     mass_proxy = -0.4 * (absolute + 20.8)
     active = (u["hard"] < torch.where(kind == ELLIPTICAL, 0.12, 0.08)) & (mass_proxy > -0.4) & galaxy
     return Population(
         kind=kind, rare=rare, ra=FOOTPRINT[0] + (u["ra"] - 0.5) * FOOTPRINT[2],
         dec=FOOTPRINT[1] + (u["dec"] - 0.5) * FOOTPRINT[2],
-        z=z, z_parts=z_parts, r_mag=r_mag, share=share, weights=weights, av=av,
+        z=z, z_parts=redshifts(rare, z, u), r_mag=r_mag, share=share, weights=weights, av=av,
         nebular=(0.25 * mass_proxy - 0.12 + 0.12 * n["metals"]).clamp(-0.8, 0.35) - 0.45 * (rare == PEA),
         hardness=torch.where(active, 0.5 + 0.5 * u["tilt"], 0.0),
         boost=torch.exp(0.3 * n["boost"]) * torch.where(rare == PEA, 2.5, 1.0),
@@ -212,6 +196,39 @@ def populate(draw: Draw) -> Population:
         axis=torch.stack([bulge_axis, torch.where(kind == ELLIPTICAL, bulge_axis, disc_axis)], dim=1),
         angle=math.pi * u["angle"],
         offset=0.12 * draw.normal("offset", 2).clamp(-3, 3), temperature=temperature)
+
+
+def shares(kind: Tensor, rare: Tensor, z: Tensor, r_mag: Tensor, young: Tensor, bulge: Tensor,
+           u: dict[str, Tensor]) -> Tensor:
+    """(B, C) flux in r of each component over the object's own; stars and far quasars are points and nothing else."""
+    share = torch.zeros(len(z), 4, device=z.device)
+    share[:, YOUNG] = young
+    share[:, OLD] = bulge * (1 - young)
+    share[:, DISC] = (1 - bulge) * (1 - young)
+    share[:, OTHER] = 10 ** (-0.4 * (17.6 + 5.2 * u["other"] ** 0.55 - r_mag))
+    point = torch.zeros_like(share).index_fill_(1, torch.tensor([OLD], device=z.device), 1.0)
+    nucleus = torch.tensor([0.8, 0.15, 0.05, 0.0], device=z.device).expand_as(share)
+    own = (kind == STAR)[:, None] * point + (kind == QUASAR)[:, None] * torch.where((z < 0.8)[:, None], nucleus, point)
+    share[:, :OTHER] = torch.where((kind < STAR)[:, None], share, own)[:, :OTHER]
+    share[:, YOUNG] = torch.where(rare == LENS, 0.12 + 0.25 * u["lens z"], share[:, YOUNG])
+    share[:, :OTHER] = share[:, :OTHER] / share[:, :OTHER].sum(1, keepdim=True)
+    return share
+
+
+def redshifts(rare: Tensor, z: Tensor, u: dict[str, Tensor]) -> Tensor:
+    """(B, C): all parts are where the object is, but for lensed sources and neighbours."""
+    z_parts = z[:, None].repeat(1, 4)
+    z_parts[:, YOUNG] = torch.where(rare == LENS, torch.clamp(z + 0.6 + 1.2 * u["lens z"], max=2.0), z)
+    z_parts[:, OTHER] = 0.04 + 0.6 * u["other z"] ** 1.5
+    return z_parts
+
+
+def dust_of_parts(kind: Tensor, rare: Tensor, dust: Tensor, scatter: Tensor) -> Tensor:
+    """(B, C) V magnitudes: less in the bulge, more around young stars, none before stars and quasars."""
+    av = torch.stack([dust * 0.55 * torch.exp(0.2 * scatter), dust, dust * 1.5, torch.full_like(dust, 0.3)], dim=1)
+    av[:, YOUNG] = torch.where(rare == LENS, 0.2, av[:, YOUNG])
+    av[:, OLD] = torch.where(kind >= STAR, 0.0, av[:, OLD])
+    return av
 
 
 def choose_kind(draw: Draw, absolute: Tensor) -> Tensor:
