@@ -8,8 +8,8 @@ from torch import Tensor
 SDSS_PIXELS = 3800
 
 
-def render(seed: int, index: Tensor) -> dict[str, Tensor]:
-    """As `engine.simulate.render`, for as many of its keys as training reads."""
+def render(seed: int, index: Tensor, truth: bool = True) -> dict[str, Tensor]:
+    """As `engine.simulate.render`, for as many of its keys as training reads; the truth is always with them."""
     rows = [_one(seed, int(i)) for i in index]
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -31,6 +31,7 @@ def _one(seed: int, i: int) -> dict[str, Tensor]:
                                ("sdss", 10 ** (3.58 + 1e-4 * torch.arange(SDSS_PIXELS)))):
         line = torch.exp(-(((wavelength - 4500 - 4000 * place) / 6) ** 2) / 2)
         flux = (1 + 20 * level) * (1 + colour * (wavelength - 3600) / 3000) * 0.2 + 10 * line
+        out[f"{survey}_truth"] = flux
         out[survey] = flux + 0.2 * torch.randn(len(wavelength), generator=generator)
         out[f"{survey}_ivar"] = torch.full((len(wavelength),), 25.0)
         out[f"{survey}_mask"] = torch.zeros(len(wavelength), dtype=torch.bool)

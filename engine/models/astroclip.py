@@ -1,6 +1,6 @@
 """AstroCLIP: images and spectra in one space (Parker et al. 2024, MNRAS 531, 4990), at the size of a laptop.
 
-Shape letters: B batch, D width, S width of the shared space, M bins of the drawn spectrum.
+Shape letters: B batch, D width, S width of the shared space, M = drawn / 2 bins of the drawn spectrum.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from torch.nn import functional as F
 
 from engine.models.blocks import Perceptron, initialise
 from engine.models.image import ImageEncoder
-from engine.models.inputs import WavelengthGrid, rebin
-from engine.models.spectrum import Specformer, logarithmic_edges, normalise
+from engine.models.inputs import WavelengthGrid
+from engine.models.spectrum import Specformer
 
 SCALE_RANGE = (5.0, 60.0)  # of the logits; a free temperature runs away (Radford et al. 2021 clip theirs at 100)
 
 
 @dataclass(frozen=True)
 class AstroClipConfig:
-    """Sizes. space: width of the shared vectors; scale: of the logits at the start, the paper's 15.5."""
+    """Sizes. space: width of the shared vectors; drawn: numbers that are drawn from a vector, shape and lines, half each;
+    scale: of the logits at the start, the paper's 15.5."""
 
     width: int = 192
     image_layers: int = 3
@@ -32,7 +33,7 @@ class AstroClipConfig:
     space: int = 128
     window: int = 20
     binning: int = 4
-    drawn: int = 256
+    drawn: int = 768
     scale: float = 15.5
 
     @property
@@ -42,19 +43,18 @@ class AstroClipConfig:
 
 @dataclass(frozen=True)
 class Pairs:
-    """A batch of prepared inputs of the same objects (see `engine.models.inputs`)."""
+    """A batch of prepared inputs of the same objects (see `engine.models.inputs`); drawing: (B, 2, M) as `drawing` makes it."""
 
     stamps: dict[str, Tensor]
     photometry: Tensor
     present: Tensor
     flux: Tensor
     weight: Tensor
+    drawing: Tensor
 
 
 class AstroClip(nn.Module):
     """Two encoders into one space of unit vectors, and a decoder that draws the spectrum from a vector (training only)."""
-
-    drawn_edges: Tensor
 
     def __init__(self, config: AstroClipConfig) -> None:
         super().__init__()
@@ -66,7 +66,6 @@ class AstroClip(nn.Module):
         self.spectrum_head = Perceptron(c.width, 2 * c.width, c.space)
         self.draw = Perceptron(c.space, 3 * c.width, c.drawn)
         self.log_scale = nn.Parameter(torch.tensor(math.log(c.scale)))
-        self.register_buffer("drawn_edges", logarithmic_edges(c.grid, c.drawn), persistent=False)
 
     def init_weights(self, seed: int) -> None:
         """Fill all tensors from one seed; see `blocks.initialise` for the table."""
@@ -88,14 +87,10 @@ class AstroClip(nn.Module):
     def scale(self) -> Tensor:
         return self.log_scale.exp().clamp(*SCALE_RANGE)
 
-    def drawing_loss(self, vectors: Tensor, flux: Tensor, weight: Tensor) -> Tensor:
-        """How badly the vectors draw the measured spectrum: squared error in units of its scatter, weighted by quality."""
-        mean_flux, certainty = rebin(flux, weight, self.drawn_edges, self.spectrum.centres)
-        _, _, mean, scatter = normalise(flux, weight)
-        target = ((mean_flux - mean) / scatter).clamp(-4, 8)
-        quality = (certainty > 0) / (1 + (1 / (certainty * scatter).clamp_min(1e-6)) ** 2)
-        error = (self.draw(vectors * vectors.shape[-1] ** 0.5) - target) ** 2
-        return (error * quality).sum() / quality.sum().clamp_min(1.0)
+    def drawing_loss(self, vectors: Tensor, drawing: Tensor) -> Tensor:
+        """(2,) mean squared errors of what the vectors (B, S) draw of shape and lines; drawing: (B, 2, M)."""
+        drawn = self.draw(vectors * vectors.shape[-1] ** 0.5).unflatten(1, (2, -1))
+        return ((drawn - drawing) ** 2).mean((0, 2))
 
 
 def contrastive_loss(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
@@ -106,14 +101,15 @@ def contrastive_loss(a: Tensor, b: Tensor, scale: Tensor | float) -> Tensor:
 
 
 def losses(model: AstroClip, batch: Pairs, draw_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """The training loss and its parts: InfoNCE, plus draw_weight times both vectors' drawing loss."""
+    """The training loss and its parts: InfoNCE, plus draw_weight times both vectors' drawing losses."""
     image = model.encode_image(batch.stamps, batch.photometry, batch.present)
     spectrum = model.encode_spectrum(batch.flux, batch.weight)
     match = contrastive_loss(image, spectrum, model.scale())
     with torch.autocast(image.device.type, enabled=False):
-        from_image = model.drawing_loss(image, batch.flux, batch.weight)
-        from_spectrum = model.drawing_loss(spectrum, batch.flux, batch.weight)
+        from_image = model.drawing_loss(image, batch.drawing)
+        from_spectrum = model.drawing_loss(spectrum, batch.drawing)
     found = (image.detach() @ spectrum.detach().T).argmax(1) == torch.arange(len(image), device=image.device)
-    parts = {"match": match.detach(), "draw_image": from_image.detach(), "draw_spectrum": from_spectrum.detach(),
-             "top1": found.float().mean(), "scale": model.scale().detach()}
-    return match + draw_weight * (from_image + from_spectrum), parts
+    parts = {"match": match.detach(), "top1": found.float().mean(), "scale": model.scale().detach(),
+             "shape_image": from_image[0].detach(), "lines_image": from_image[1].detach(),
+             "shape_spectrum": from_spectrum[0].detach(), "lines_spectrum": from_spectrum[1].detach()}
+    return match + draw_weight * (from_image + from_spectrum).sum(), parts

@@ -17,6 +17,8 @@ from engine.models.inputs import WavelengthGrid, rebin
 
 FLOOR = 0.05  # of the scatter, in 1e-17 erg/s/cm2/A: a spectrum of nothing stays small
 BROAD = 24
+NEIGHBOURHOOD = 12  # of them in the range of the grid, about 500 Angstrom each: less than this is a line or a break
+CONTRAST = 0.1  # where the contrast of a line turns from linear to logarithmic
 
 
 def normalise(flux: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -79,6 +81,25 @@ class Specformer(nn.Module):
         """flux, weight (1 / sigma): (B, W) as `prepare_spectrum` makes them."""
         x, levels = self.tokens(flux, weight)
         return self.pool(x).float() + levels
+
+
+def drawing(truth: Tensor, grid: WavelengthGrid, count: int) -> Tensor:
+    """What a vector is asked to draw of noise-free spectra (B, L) on the pixels of the grid: (B, 2, count), in even steps of
+    the logarithm of wavelength, so that a redshift is a shift.
+
+    First the shape, (flux - mean) / scatter; then the lines and breaks, contrasts to the mean of the neighbourhood. All
+    lines count alike in the second, strong or weak, so that nothing draws it well without the redshift.
+    """
+    edges = logarithmic_edges(grid, count).to(truth.device)
+    target = (torch.bucketize(grid.wavelength().float().to(truth.device), edges) - 1).clamp(0, count - 1)
+    pixels = torch.bincount(target, minlength=count).clamp_min(1)
+    mean = torch.zeros(len(truth), count, device=truth.device).index_add_(1, target, truth.float()) / pixels
+    scatter = mean.std(1, keepdim=True).clamp_min(FLOOR)
+    shape = ((mean - mean.mean(1, keepdim=True)) / scatter).clamp(-4, 8)
+    reach = count // NEIGHBOURHOOD // 2
+    around = nn.functional.avg_pool1d(mean[:, None], 2 * reach + 1, 1, reach, count_include_pad=False)[:, 0]
+    contrast = (mean - around) / (around.abs() + FLOOR)
+    return torch.stack([shape, torch.asinh(contrast / CONTRAST)], dim=1)
 
 
 def broad_edges(grid: WavelengthGrid) -> Tensor:

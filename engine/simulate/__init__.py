@@ -23,7 +23,7 @@ GRIDS = {"desi": light.desi_wavelength, "sdss": light.sdss_wavelength}
 FIBRES = {"desi": (1.5, 1.1), "sdss": (3.0, 1.3)}  # diameter and seeing, arcsec
 POWERS = {"desi": (2000.0, 5500.0), "sdss": (1500.0, 2500.0)}  # resolving power at 3600 and 9824 A
 NOISE = {"desi": 0.50, "sdss": 0.75}  # 1e-17 erg/s/cm2/A a pixel near 6500 A of the median exposure
-SDSS_SHARE, SDSS_LIMIT = 0.4, 19.6  # SDSS has spectra of some of the brighter objects
+SDSS_SHARE, SDSS_LIMIT = 0.55, 19.6  # SDSS has spectra of some of the brighter objects
 XP_LIMIT = 19.5
 PIECE = 16
 

@@ -151,8 +151,8 @@ def populate(draw: Draw) -> Population:
     oldest = cosmic_age(z.clamp(0, 3)) * 0.95
     old_age = torch.minimum(10 ** (0.78 - 0.03 * (absolute + 21) - 0.12 * late + 0.2 * n["old age"]), oldest)
     start = torch.minimum(10 ** (0.85 - 0.22 * late + 0.2 * n["disc age"]), oldest)
-    fall = torch.clamp(start / (1.0 + 1.2 * n["young"].clamp(-0.8)) / (0.3 + late), 0.15, 30.0)
-    lively = 0.11 * late * torch.exp(0.65 * n["young"] - 0.25 * n["disc age"])
+    fall = torch.clamp(start / (1.0 + 1.2 * n["young"].clamp(-0.8)) / (0.3 + 0.4 * late), 0.15, 30.0)
+    lively = 0.22 * late * torch.exp(0.65 * n["young"] - 0.25 * n["disc age"])
     young = torch.where(late > 0, lively, 0.003 * torch.exp(n["young"]))
     young = torch.where(rare == PEA, 0.75, young).clamp(0.0, 0.75)
     bulge = torch.where(kind == ELLIPTICAL, 0.75 + 0.25 * u["bulge"], 0.04 + 0.5 * u["bulge"] ** 1.6)
@@ -161,7 +161,7 @@ def populate(draw: Draw) -> Population:
     tilt = torch.where(kind == EDGE_ON, 0.13 * u["tilt"], 0.25 + 0.75 * u["tilt"])  # cos of the inclination
     disc_axis = torch.sqrt(tilt**2 * (1 - 0.13**2) + 0.13**2)
     bulge_axis = torch.where(kind == ELLIPTICAL, 0.45 + 0.55 * u["bulge axis"], 0.6 * disc_axis + 0.4)
-    dust = 0.3 * late * torch.exp(0.75 * n["dust"]) / torch.sqrt(disc_axis + 0.1)
+    dust = 0.22 * late * torch.exp(0.75 * n["dust"]) / torch.sqrt(disc_axis + 0.1)
     dust = torch.where(kind == ELLIPTICAL, 0.09 * torch.exp(0.9 * n["dust"]), dust).clamp_max(3.0)
 
     size = mass_size(absolute, z, kind, n["size"])

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.models import Pairs
+from engine.models import AstroClipConfig, Pairs
 from engine.models.inputs import APERTURES, CHANNELS, FIELDS, WavelengthGrid, prepare_image, prepare_spectrum
+from engine.models.spectrum import drawing
 from engine.steps import Step
 from engine.train.recipes import Recipe
 
@@ -46,15 +47,16 @@ def prepare(sky: dict[str, Tensor], grid: WavelengthGrid) -> dict[str, Tensor]:
     return out
 
 
-def layout(rows: int, grid: WavelengthGrid) -> dict[str, tuple[tuple[int, ...], str]]:
+def layout(rows: int, model: AstroClipConfig) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and type of each array of the cache."""
     arrays: dict[str, tuple[tuple[int, ...], str]] = {
         f"stamp_{f.survey}": ((rows, len(f.bands), f.size, f.size), "int8") for f in FIELDS}
+    arrays["drawing"] = ((rows, 2, model.drawn // 2), "float16")
     arrays["photometry"] = ((rows, len(CHANNELS), len(APERTURES) + 1), "float32")
     arrays["present"] = ((rows, len(CHANNELS)), "bool")
     for survey in ("desi", "sdss"):
-        arrays[f"{survey}_flux"] = ((rows, grid.bins), "float16")
-        arrays[f"{survey}_weight"] = ((rows, grid.bins), "float16")
+        arrays[f"{survey}_flux"] = ((rows, model.grid.bins), "float16")
+        arrays[f"{survey}_weight"] = ((rows, model.grid.bins), "float16")
     return arrays
 
 
@@ -62,25 +64,32 @@ def compact(name: str, values: Tensor) -> np.ndarray[Any, Any]:
     """One prepared tensor in the type that the cache keeps."""
     if name.startswith("stamp_"):
         return (values / STAMP_STEP).round().clamp(-127, 127).to(torch.int8).numpy()
-    if name.endswith(("_flux", "_weight")):
+    if name.endswith(("_flux", "_weight", "drawing")):
         return values.clamp(-6e4, 6e4).half().numpy()
     return values.numpy()
 
 
 def fingerprint(recipe: Recipe, render: Render) -> str:
     """Changes when the simulator, the seed or the way inputs are prepared changes: then the cache is made anew."""
-    first = prepare(render(recipe.seed, torch.arange(2)), recipe.model.grid)
+    first = examples(recipe, torch.arange(2), render)
     digest = hashlib.sha256(f"{recipe.seed} {recipe.objects} {recipe.validation}".encode())
     for name in sorted(first):
         digest.update(name.encode() + first[name].float().round(decimals=2).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
+def examples(recipe: Recipe, index: Tensor, render: Render) -> dict[str, Tensor]:
+    """Prepared inputs of objects `index`, and "drawing", what their vectors shall draw: the spectrum without its noise."""
+    sky = render(recipe.seed, index, truth=True)
+    drawn = drawing(sky["desi_truth"], recipe.model.grid, recipe.model.drawn // 2)
+    return prepare(sky, recipe.model.grid) | {"drawing": drawn}
+
+
 def build_cache(recipe: Recipe, folder: Path, render: Render) -> Iterator[Step]:
     """Render the recipe's objects into `folder`. Goes on where a killed run stopped; starts anew if anything changed."""
     rows = recipe.objects + recipe.validation
     state_file, mark = folder / "cache.json", fingerprint(recipe, render)
-    arrays = layout(rows, recipe.model.grid)
+    arrays = layout(rows, recipe.model)
     state = json.loads(state_file.read_text()) if state_file.exists() else {}
     done = state.get("rows", 0) if state.get("fingerprint") == mark else 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,8 +97,7 @@ def build_cache(recipe: Recipe, folder: Path, render: Render) -> Iterator[Step]:
             for name, (shape, dtype) in arrays.items()}
     for start in range(done, rows, RENDER_BATCH):
         index = torch.arange(start, min(rows, start + RENDER_BATCH))
-        prepared = prepare(render(recipe.seed, index), recipe.model.grid)
-        for name, values in prepared.items():
+        for name, values in examples(recipe, index, render).items():
             maps[name][start : start + len(index)] = compact(name, values)
         if (start // RENDER_BATCH) % 16 == 15 or start + len(index) == rows:
             for array in maps.values():
@@ -111,7 +119,7 @@ class PairSource:
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe = recipe
         rows = recipe.objects + recipe.validation
-        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in layout(rows, recipe.model.grid)}
+        self.arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in layout(rows, recipe.model)}
         self.keys = brightness_and_colour(np.array(self.arrays["photometry"][: recipe.objects]),
                                           np.array(self.arrays["present"][: recipe.objects]))
         self.per_epoch = recipe.objects // recipe.batch
@@ -179,7 +187,7 @@ def assemble(rows: dict[str, Tensor], use_sdss: Tensor | None = None) -> Pairs:
         flux = torch.where(use_sdss[:, None], rows["sdss_flux"], flux)
         weight = torch.where(use_sdss[:, None], rows["sdss_weight"], weight)
     stamps = {f.survey: rows[f"stamp_{f.survey}"] for f in FIELDS}
-    return Pairs(stamps, rows["photometry"], rows["present"], flux, weight)
+    return Pairs(stamps, rows["photometry"], rows["present"], flux, weight, rows["drawing"])
 
 
 def views(rows: dict[str, Tensor], recipe: Recipe, generator: torch.Generator) -> Pairs:
@@ -197,7 +205,7 @@ def views(rows: dict[str, Tensor], recipe: Recipe, generator: torch.Generator) -
         stamps[f.survey] = stamps[f.survey] * present[:, first : first + len(f.bands), None, None]
         first += len(f.bands)
     flux, weight = degrade(batch.flux, batch.weight, chance(b, 4), generator)
-    return Pairs(stamps, batch.photometry * present[..., None], present, flux, weight)
+    return Pairs(stamps, batch.photometry * present[..., None], present, flux, weight, batch.drawing)
 
 
 def turn(stamps: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:

@@ -26,12 +26,12 @@ class Recipe:
     validation: int = 1024
     batch: int = 192
     group: int = 32
-    steps: int = 1500
+    steps: int = 1700
     rate: float = 1e-3
     warmup: int = 100
     decay: float = 0.05
     clip: float = 1.0
-    draw: float = 1.0
+    draw: float = 4.0
     both: float = 0.6
     legacy: float = 0.2
     band_drop: float = 0.08

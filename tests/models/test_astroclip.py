@@ -30,7 +30,8 @@ def pairs(count: int, seed: int = 0) -> Pairs:
     present = torch.ones(count, len(CHANNELS), dtype=torch.bool)
     bins = CONFIG.grid.bins
     return Pairs(stamps, torch.randn(count, len(CHANNELS), len(APERTURES) + 1, generator=g), present,
-                 1 + torch.rand(count, bins, generator=g), 5 + torch.rand(count, bins, generator=g))
+                 1 + torch.rand(count, bins, generator=g), 5 + torch.rand(count, bins, generator=g),
+                 torch.randn(count, 2, CONFIG.drawn // 2, generator=g))
 
 
 def test_vectors_are_of_unit_length(model: AstroClip) -> None:
@@ -106,7 +107,8 @@ def test_losses_teach_every_tensor(model: AstroClip) -> None:
     total, parts = losses(trained, pairs(4), draw_weight=1.0)
     total.backward()
     silent = [name for name, p in trained.named_parameters() if p.grad is None or not p.grad.any()]
-    assert silent == [] and set(parts) == {"match", "draw_image", "draw_spectrum", "top1", "scale"}
+    assert silent == [] and set(parts) == {"match", "top1", "scale", "shape_image", "lines_image", "shape_spectrum",
+                                              "lines_spectrum"}
 
 
 def test_scale_starts_at_the_paper_s_and_is_bounded(model: AstroClip) -> None:

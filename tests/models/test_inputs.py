@@ -21,7 +21,7 @@ from engine.models.inputs import (
     prepare_spectrum,
     rebin,
 )
-from engine.models.spectrum import logarithmic_edges
+from engine.models.spectrum import drawing, logarithmic_edges
 
 GRID = WavelengthGrid()
 
@@ -136,3 +136,23 @@ def test_rebin_is_the_weighted_mean() -> None:
     expected = np.average(flux[0, inside], weights=weight[0, inside] ** 2)
     assert float(mean[0, 3]) == pytest.approx(float(expected), rel=1e-4)
     np.testing.assert_allclose((total**2).sum(1), (weight**2).sum(1), rtol=1e-4)
+
+
+def lines_at(shift: float, level: float = 3.0) -> torch.Tensor:
+    """(1, L) of two lines and a break, moved to the red by `shift` in the logarithm of wavelength."""
+    x = torch.log(GRID.wavelength() / 5000) - shift
+    bright, dark = (torch.exp(-(((x - place) / 0.01) ** 2)) for place in (0.0, 0.2))
+    return (level * (1 + 2 * bright - 0.3 * dark + 0.4 * (x > 0.1)))[None].float()
+
+
+def test_a_redshift_shifts_the_drawing_and_brightness_does_not_change_it() -> None:
+    step = float(torch.log(logarithmic_edges(GRID, 200)).diff().mean())
+    here, there = (drawing(lines_at(n * step), GRID, 200)[0, 1, 40:160] for n in (0, 7))
+    torch.testing.assert_close(there[7:], here[:-7], atol=0.1, rtol=0.05)
+    assert float((there - here).abs().max()) > 1
+    torch.testing.assert_close(drawing(lines_at(0.0, 30.0), GRID, 200)[0, 1], drawing(lines_at(0.0), GRID, 200)[0, 1],
+                               atol=0.05, rtol=0.05)
+
+
+def test_a_flat_spectrum_has_no_lines() -> None:
+    assert drawing(torch.full((2, GRID.pixels), 2.0), GRID, 64).abs().max() < 1e-4

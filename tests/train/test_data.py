@@ -44,7 +44,7 @@ def test_cache_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert next(build_cache(recipe, tmp_path, few)).fraction == pytest.approx(17 * 64 / 2064)
 
 
-def few(seed: int, index: torch.Tensor) -> dict[str, torch.Tensor]:
+def few(seed: int, index: torch.Tensor, truth: bool) -> dict[str, torch.Tensor]:
     """One rendering for all, to be quick."""
     one = render(seed, torch.zeros(1, dtype=torch.long))
     return {name: value.expand(len(index), *value.shape[1:]) for name, value in one.items()}
@@ -54,7 +54,7 @@ def test_another_simulator_makes_the_cache_anew(tmp_path: Path) -> None:
     recipe = replace(tiny(), objects=16, batch=16)
     list(build_cache(recipe, tmp_path, render))
     assert list(build_cache(recipe, tmp_path, render)) == []
-    assert len(list(build_cache(recipe, tmp_path, lambda seed, index: render(seed + 1, index)))) == 1
+    assert len(list(build_cache(recipe, tmp_path, lambda seed, index, truth: render(seed + 1, index)))) == 1
 
 
 def test_groups_are_alike() -> None:
