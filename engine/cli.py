@@ -193,12 +193,12 @@ def train(
 def evaluate(
     model: Model = None,
     objects: Annotated[int, typer.Option(min=100, help="Test objects, none of which was ever trained on.")] = 1000,
-    database: Annotated[int, typer.Option(min=100, help="Further objects with known redshifts.")] = 16000,
+    database: Annotated[int, typer.Option(min=100, help="Further objects with known redshifts.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of the sky they are taken from.")] = 2027,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure retrieval and redshifts on a simulated sky of its own, beside plain baselines (takes three minutes)."""
+    """Measure retrieval and redshifts on a simulated sky of its own, beside plain baselines (takes some minutes)."""
     from engine.evaluate import astroclip
 
     with one_sentence():

@@ -61,7 +61,7 @@ class TestSky:
 
 
 def astroclip(model: str | Path | None = None, objects: int = 1000, seed: int = 2027, as_json: bool = False,
-              database: int = 16000) -> str:
+              database: int = 4000) -> str:
     """The table of AstroCLIP on `objects` test objects, as text or JSON; `database` further ones have known redshifts.
 
     Raises FileNotFoundError or ValueError if the model cannot be loaded (see `engine.checkpoints.load`).
