@@ -177,10 +177,16 @@ def test_export_says_what_it_wrote(sky: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["rows"] == 12 and (tmp_path / "out").is_dir()
 
 
+def heed_ctrl_c() -> None:
+    """A shell starts what runs in the background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(model: Path, tmp_path: Path) -> None:
     arguments = ["simulate", str(tmp_path / "d.sky"), "--model", str(model), "--objects"]
-    process = subprocess.Popen([sys.executable, "-m", "engine.cli", *arguments, "192"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "engine.cli", *arguments, "192"], stderr=subprocess.PIPE, text=True,
+                               preexec_fn=heed_ctrl_c)
     assert process.stderr is not None
     first = process.stderr.readline()
     process.send_signal(signal.SIGINT)
