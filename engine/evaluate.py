@@ -44,20 +44,21 @@ class Figure:
         return text + (f"  k = {self.k}" if self.k else "")
 
 
-Encode = Callable[[dict[str, Any]], tuple[Array, Array]]  # prepared inputs -> what stands for their images and their spectra
+Encode = Callable[[dict[str, Any]], Array]  # prepared inputs -> what stands for their images, or their spectra, (n, d)
 
 
 @dataclass(frozen=True)
 class TestSky:
     """One simulated sky, test objects first. magnitudes: catalogue g, r, i, z (n, 4), true ones beside; z (n,); galaxy (n,)
-    bool; features: what each row of the table knows of images and of spectra, (n, d) and (n, e)."""
+    bool; images, spectra: what each row of the table makes of them, (n, d)."""
 
     test: int
     magnitudes: Array
     true_magnitudes: Array
     z: Array
     galaxy: Array
-    features: dict[str, tuple[Array, Array]]
+    images: dict[str, Array]
+    spectra: dict[str, Array]
 
 
 def astroclip(model: str | Path | None = None, objects: int = 1000, seed: int = 2027, as_json: bool = False,
@@ -78,14 +79,14 @@ def measure(bundle: Bundle, objects: int, seed: int, database: int) -> dict[str,
 
     untrained = AstroClip(bundle.model.config).eval().requires_grad_(False)
     untrained.init_weights(0)
-    encoders: dict[str, Encode] = {
-        "AstroCLIP": partial(encode, bundle.model),
-        "AstroCLIP, Legacy only": partial(encode, bundle.model, shown=(True, False)),
-        "AstroCLIP, HSC only": partial(encode, bundle.model, shown=(False, True)),
-        "random network": partial(encode, untrained), "principal components": pixels_and_flux}
-    sky = observe(seed, objects, database, bundle.model.config.grid, encoders)
-    rows = {name: model_figures(sky, *vectors) for name, vectors in sky.features.items() if name != "principal components"}
-    rows["principal components"] = component_figures(sky, *sky.features["principal components"])
+    image, spectrum = partial(encode_image, bundle.model), partial(encode_spectrum, bundle.model)
+    sky = observe(seed, objects, database, bundle.model.config.grid, images={
+        "AstroCLIP": image, "AstroCLIP, Legacy only": partial(image, shown=(True, False)),
+        "AstroCLIP, HSC only": partial(image, shown=(False, True)),
+        "random network": partial(encode_image, untrained), "principal components": pixels_of,
+    }, spectra={"AstroCLIP": spectrum, "random network": partial(encode_spectrum, untrained), "principal components": flux_of})
+    rows = {name: model_figures(sky, name) for name in sky.images if name != "principal components"}
+    rows["principal components"] = component_figures(sky)
     rows["catalogue magnitudes"] = redshift_figures(sky, "image", sky.magnitudes)
     rows["photometric oracle"] = oracle_figures(sky)
     return {
@@ -96,7 +97,8 @@ def measure(bundle: Bundle, objects: int, seed: int, database: int) -> dict[str,
     }
 
 
-def observe(seed: int, objects: int, database: int, grid: Any, encoders: dict[str, Encode]) -> TestSky:
+def observe(seed: int, objects: int, database: int, grid: Any, images: dict[str, Encode],
+            spectra: dict[str, Encode]) -> TestSky:
     """Render the test sky, objects 0 to objects - 1 for testing and the next ones as the database, and encode it batch by
     batch; no pixel stays in memory."""
     import torch
@@ -109,15 +111,16 @@ def observe(seed: int, objects: int, database: int, grid: Any, encoders: dict[st
         sky = render(seed, torch.arange(start, min(start + 64, objects + database)))
         prepared = prepare(sky, grid)
         values = {name: sky[name].numpy() for name in sky if name.startswith(("s_flux", "t_flux", "t_z")) or name == "class"}
-        for name, encoder in encoders.items():
-            values[f"{name}/image"], values[f"{name}/spectrum"] = encoder(prepared)
+        values |= {f"image of {name}": encode(prepared) for name, encode in images.items()}
+        values |= {f"spectrum of {name}": encode(prepared) for name, encode in spectra.items()}
         for name, value in values.items():
             kept.setdefault(name, []).append(value)
     arrays = {name: np.concatenate(values) for name, values in kept.items()}
     fluxes, true = (np.stack([arrays[f"{kind}_flux_{b}"] for b in "griz"], axis=1) for kind in "st")
     galaxy = np.isin(arrays["class"], galaxy_classes(CLASSES)) & np.isfinite(arrays["t_z"])
-    features = {name: (arrays[f"{name}/image"], arrays[f"{name}/spectrum"]) for name in encoders}
-    return TestSky(objects, magnitude(fluxes), magnitude(true), arrays["t_z"], galaxy, features)
+    return TestSky(objects, magnitude(fluxes), magnitude(true), arrays["t_z"], galaxy,
+                   {name: arrays[f"image of {name}"] for name in images},
+                   {name: arrays[f"spectrum of {name}"] for name in spectra})
 
 
 def galaxy_classes(classes: Any) -> list[int]:
@@ -130,8 +133,8 @@ def magnitude(flux: Array) -> Array:
     return 22.5 - 2.5 * np.log10(np.clip(np.nan_to_num(flux, nan=0.01), 0.01, None))
 
 
-def encode(model: Any, prepared: dict[str, Any], shown: tuple[bool, bool] = (True, True)) -> tuple[Array, Array]:
-    """Image and spectrum vectors (n, dim); shown: whether Legacy and HSC images are."""
+def encode_image(model: Any, prepared: dict[str, Any], shown: tuple[bool, bool] = (True, True)) -> Array:
+    """Image vectors (n, dim); shown: whether Legacy and HSC images are."""
     import torch
 
     from engine.checkpoints import fast_bfloat16
@@ -141,26 +144,42 @@ def encode(model: Any, prepared: dict[str, Any], shown: tuple[bool, bool] = (Tru
     stamps = {f.survey: prepared[f"stamp_{f.survey}"] * s for f, s in zip(FIELDS, shown, strict=True)}
     present = prepared["present"] & use
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
-        image = model.encode_image(stamps, prepared["photometry"] * present[..., None], present)
-        spectrum = model.encode_spectrum(prepared["desi_flux"], prepared["desi_weight"])
-    return image.float().numpy(), spectrum.float().numpy()
+        vectors: Array = model.encode_image(stamps, prepared["photometry"] * present[..., None], present).float().numpy()
+    return vectors
 
 
-def pixels_and_flux(prepared: dict[str, Any]) -> tuple[Array, Array]:
-    """Pixels of the middle, averaged over 2 x 2, and asinh fluxes: what principal components are made of."""
+def encode_spectrum(model: Any, prepared: dict[str, Any]) -> Array:
+    """Vectors (n, dim) of the DESI spectra."""
+    import torch
+
+    from engine.checkpoints import fast_bfloat16
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+        vectors: Array = model.encode_spectrum(prepared["desi_flux"], prepared["desi_weight"]).float().numpy()
+    return vectors
+
+
+def pixels_of(prepared: dict[str, Any]) -> Array:
+    """Both surveys' pixels of the middle, averaged over 2 x 2: what principal components are made of."""
     from torch.nn.functional import avg_pool2d
 
     from engine.models.inputs import FIELDS, crop
 
     stamps = [prepared[f"stamp_{f.survey}"] for f in FIELDS]
-    pixels = np.concatenate([avg_pool2d(crop(s, s.shape[-1] // 2), 2).flatten(1).numpy() for s in stamps], axis=1)
-    return pixels, np.arcsinh(prepared["desi_flux"].numpy())
+    return np.concatenate([avg_pool2d(crop(s, s.shape[-1] // 2), 2).flatten(1).numpy() for s in stamps], axis=1)
 
 
-def model_figures(sky: TestSky, images: Array, spectra: Array) -> dict[str, Figure]:
-    """All figures of two sets of vectors that can be compared with each other."""
-    similarity = images[: sky.test] @ spectra[: sky.test].T
-    return search_figures(sky, similarity) | redshift_figures(sky, "image", images) | redshift_figures(sky, "spectrum", spectra)
+def flux_of(prepared: dict[str, Any]) -> Array:
+    """The same of spectra: asinh fluxes."""
+    return np.arcsinh(prepared["desi_flux"].numpy())
+
+
+def model_figures(sky: TestSky, name: str) -> dict[str, Figure]:
+    """All figures of a row whose image and spectrum vectors can be compared; one without spectra searches AstroCLIP's."""
+    images, spectra = sky.images[name], sky.spectra.get(name)
+    similarity = images[: sky.test] @ (sky.spectra["AstroCLIP"] if spectra is None else spectra)[: sky.test].T
+    out = search_figures(sky, similarity) | redshift_figures(sky, "image", images)
+    return out if spectra is None else out | redshift_figures(sky, "spectrum", spectra)
 
 
 def search_figures(sky: TestSky, similarity: Array) -> dict[str, Figure]:
@@ -208,10 +227,10 @@ def redshift_figures(sky: TestSky, what: str, features: Array) -> dict[str, Figu
     return out
 
 
-def component_figures(sky: TestSky, pixels: Array, flux: Array) -> dict[str, Figure]:
+def component_figures(sky: TestSky) -> dict[str, Figure]:
     """Principal components of pixels and of spectra, fitted on the database; search through a ridge map between them."""
     n = sky.test
-    images, spectra = components(pixels, n), components(flux, n)
+    images, spectra = (components(x["principal components"], n) for x in (sky.images, sky.spectra))
     ridge = np.linalg.solve(images[n:].T @ images[n:] + 10.0 * np.eye(images.shape[1]), images[n:].T @ spectra[n:])
     mapped = images[:n] @ ridge
     similarity = -((mapped[:, None] - spectra[:n]) ** 2).sum(-1)

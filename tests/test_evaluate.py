@@ -19,7 +19,7 @@ N = 200
 def sky(galaxies: bool = True) -> Sky:
     random = np.random.default_rng(0)
     magnitudes = np.cumsum(random.uniform(0.0, 1.0, (2 * N, 4)), axis=1) + 17
-    return Sky(N, magnitudes, magnitudes.copy(), random.uniform(0, 1, 2 * N), np.full(2 * N, galaxies), {})
+    return Sky(N, magnitudes, magnitudes.copy(), random.uniform(0, 1, 2 * N), np.full(2 * N, galaxies), {}, {})
 
 
 def test_perfect_reversed_and_tied_ranks() -> None:
@@ -51,6 +51,26 @@ def test_brightness_alone_is_chance_among_alike() -> None:
     similarity = -np.abs(colour[:, None] - colour) + 1e-6 * random.normal(size=(400, 400))
     hits, chance = alike_hits(similarity, magnitudes)
     assert len(hits) == 400 and hits.mean() == pytest.approx(chance.mean(), abs=0.02)
+
+
+def test_a_row_without_spectra_of_its_own_searches_the_model_s() -> None:
+    made = sky()
+    vectors = np.random.default_rng(7).normal(size=(2 * N, 6))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    made.images.update({"AstroCLIP": -vectors, "one survey": vectors})
+    made.spectra["AstroCLIP"] = vectors
+    figures = evaluate.model_figures(made, "one survey")
+    assert figures["image to spectrum top-1"].value == 1.0 and "z from image, best k" in figures
+    assert "z from spectrum" not in figures and "z from spectrum" in evaluate.model_figures(made, "AstroCLIP")
+
+
+def test_the_best_k_is_said_and_no_worse_than_far_too_many() -> None:
+    random = np.random.default_rng(8)
+    features = random.uniform(size=(2 * N, 1))
+    made = Sky(N, features, features, np.sin(20 * features[:, 0]), np.full(2 * N, True), {}, {})
+    figures = evaluate.redshift_figures(made, "image", features)
+    assert figures["z from image"].k == 64 and figures["z from image, best k"].k < 16
+    assert figures["z from image, best k"].value > figures["z from image"].value + 0.1
 
 
 def test_lonely_queries_are_not_counted() -> None:

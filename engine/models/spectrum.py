@@ -17,7 +17,7 @@ from engine.models.inputs import WavelengthGrid, rebin
 
 FLOOR = 0.05  # of the scatter, in 1e-17 erg/s/cm2/A: a spectrum of nothing stays small
 BROAD = 24
-NEIGHBOURHOOD = 12  # of them in the range of the grid, about 500 Angstrom each: less than this is a line or a break
+NEIGHBOURHOOD = 12  # that many make up the range, about 500 Angstrom each; what is narrower is a line or a break
 CONTRAST = 0.1  # where the contrast of a line turns from linear to logarithmic
 
 

@@ -64,7 +64,8 @@ class Camera:
         return FIELD / self.waves
 
 
-# Dey et al. 2019, AJ 157, 168 (tables 3, 4; i: DECam, DR10); Aihara et al. 2022, PASJ 74, 247 (table 2).
+# Dey et al. 2019, AJ 157, 168 (tables 3, 4; i: DECam, DR10), the coadds 0.35 mag (i: 0.2) deeper than there, as later exposures
+# have made them; Aihara et al. 2022, PASJ 74, 247 (table 2).
 LEGACY = Camera("legacy", ("g", "r", "i", "z"), 100, slice(0, 4),
                 (1.29, 1.18, 1.15, 1.11), (24.8, 24.2, 23.7, 23.3), (0.10, 0.25), 22.5, 60.0)
 HSC = Camera("hsc", ("g", "r", "i", "z", "y"), 156, slice(4, 9),
