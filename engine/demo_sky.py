@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEED = 2026
+VERSION = 2  # raise it when the simulator makes another sky of the same seed: skies kept on disk are named by it
 BATCH = 64
 PSF_SIDE = 15  # pixels; odd, so that the peak is in the middle of one
 LIGHT_CURVE_BANDS = ("g", "r", "i")
@@ -62,7 +63,7 @@ def one(rendered: dict[str, Tensor], i: int, number: int, seed: int) -> SkyObjec
     def value(key: str) -> Any:
         return rendered[key][i].numpy()
 
-    history = (f"simulated sky, seed {seed}, object {number}",)
+    history = (f"simulated sky, version {VERSION}, seed {seed}, object {number}",)
     ra, dec = float(value("s_ra")), float(value("s_dec"))
     images = tuple(image(value, survey, ra, dec, history) for survey in ("legacy", "hsc") if value(f"has_{survey}"))
     spectra = tuple(spectrum(value, survey, history) for survey in ("desi", "sdss") if value(f"has_{survey}"))

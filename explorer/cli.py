@@ -23,10 +23,12 @@ Model = Annotated[Path | None, typer.Option(help="A folder with a model; the one
 
 
 def demo_folder(objects: int, seed: int) -> Path:
-    """Where the demo sky of this size and seed is kept."""
+    """Where the demo sky of this size and seed is kept; another simulator makes another sky."""
     from platformdirs import user_data_path
 
-    return user_data_path("omnisky") / f"demo-{seed}-{objects}.sky"
+    from engine.demo_sky import VERSION
+
+    return user_data_path("omnisky") / f"demo-v{VERSION}-{seed}-{objects}.sky"
 
 
 @app.command()

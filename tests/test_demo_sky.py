@@ -146,3 +146,12 @@ def test_light_curves_vary_more_than_their_errors() -> None:
             assert (np.diff(curve.time.mjd) >= 0).all() and (curve.error > 0).all()
     chi2 = [float((((c.flux - c.flux.mean()) / c.error) ** 2).mean()) for o in sky() for c in o.lightcurves if c.band == "g"]
     assert np.median(chi2) > 2
+
+
+def test_another_sky_has_another_version() -> None:
+    """If this fails on purpose, raise `demo_sky.VERSION` and record the new sky: skies on disk must not mix two simulators."""
+    r = rendered()
+    found = [float(np.abs(r[name][:16]).mean(dtype=float)) for name in ("legacy", "hsc", "desi", "sdss", "s_flux_g")]
+    found += [float(np.median(r["legacy_ivar"])), float(r["has_sdss"].mean())]
+    recorded = [0.0106612, 0.301353, 1.04283, 1.87261, 5.70359, 12821.0, 0.239583]
+    assert (demo_sky.VERSION, found) == (2, pytest.approx(recorded, rel=2e-4))
