@@ -23,4 +23,6 @@ if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
 fi
 echo "[setup] installing Omnisky and its tools"
 "${pip[@]}" -e '.[dev]'
+echo "[setup] compiling UMAP, once"
+"$venv/bin/python" -c "from engine.maps import warm_up; warm_up()" 2>/dev/null || true  # only saves time; doctor says what is wrong
 echo "[setup] ready"
