@@ -65,7 +65,7 @@ def _device(facts: dict[str, Any], problems: list[str]) -> bool:
         facts["device"] = "none"
         problems.append(f"torch cannot be imported ({error}); run `make setup`.")
         return False
-    from engine.checkpoints import fast_bfloat16
+    from engine.models.processor import fast_bfloat16
 
     if torch.cuda.is_available():
         facts["device"] = f"cuda: {torch.cuda.get_device_name()}"

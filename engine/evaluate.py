@@ -137,8 +137,8 @@ def encode_image(model: Any, prepared: dict[str, Any], shown: tuple[bool, bool] 
     """Image vectors (n, dim); shown: whether Legacy and HSC images are."""
     import torch
 
-    from engine.checkpoints import fast_bfloat16
     from engine.models.inputs import FIELDS
+    from engine.models.processor import fast_bfloat16
 
     use = torch.tensor([s for f, s in zip(FIELDS, shown, strict=True) for _ in f.bands])
     stamps = {f.survey: prepared[f"stamp_{f.survey}"] * s for f, s in zip(FIELDS, shown, strict=True)}
@@ -152,7 +152,7 @@ def encode_spectrum(model: Any, prepared: dict[str, Any]) -> Array:
     """Vectors (n, dim) of the DESI spectra."""
     import torch
 
-    from engine.checkpoints import fast_bfloat16
+    from engine.models.processor import fast_bfloat16
 
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
         vectors: Array = model.encode_spectrum(prepared["desi_flux"], prepared["desi_weight"]).float().numpy()

@@ -1,17 +1,12 @@
-"""Models on disk: safetensors and JSON, never a pickle. A *bundle* is a model with all that is needed to apply it to objects.
+"""A *bundle*: a model of ours with all that is needed to apply it to objects.
 
     config.json        kind, format, sizes, how it was trained
     model.safetensors  the tensors, float16
-
-A training checkpoint is the same idea with the optimiser beside it: model.safetensors (float32), optimiser.safetensors,
-state.json. It is written whole or not at all.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -20,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.checkpoints.tensors import checksum, read_tensors
 from engine.models import AstroClip, AstroClipConfig
 from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
+from engine.models.processor import fast_bfloat16
 
 if TYPE_CHECKING:
     from engine.objects import SkyObject
@@ -34,7 +30,7 @@ KIND, FORMAT = "astroclip", 1
 BATCH = 128
 PIECE = 8  # objects prepared at a time: their pixels fit into a processor's cache
 LEAST_COVERAGE = 0.05  # of the grid's bins; with fewer a spectrum has no vector
-SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "astroclip-demo"
+SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "astroclip-demo"
 
 
 def save(folder: str | Path, model: AstroClip, trained: dict[str, Any], dtype: torch.dtype = torch.float16) -> str:
@@ -49,12 +45,6 @@ def save(folder: str | Path, model: AstroClip, trained: dict[str, Any], dtype: t
     (folder / "config.json.part").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "config.json.part").replace(folder / "config.json")
     return checksum(folder / "model.safetensors")
-
-
-def checksum(path: str | Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load(folder: str | Path | None = None) -> Bundle:
@@ -86,22 +76,6 @@ def read_config(path: Path) -> AstroClipConfig:
     if set(sizes) != known:
         raise ValueError(f"{path} has sizes {sorted(sizes)}, expected {sorted(known)}")
     return AstroClipConfig(**sizes)
-
-
-def read_tensors(path: Path, model: torch.nn.Module) -> None:
-    """Fill the model from a safetensors file; every tensor must be there, with its shape, and none besides."""
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); fetch or train it again") from error
-    own = model.state_dict()
-    wrong = [f"missing {name}" for name in own if name not in tensors]
-    wrong += [f"unexpected {name}" for name in tensors if name not in own]
-    wrong += [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-              for name in own if name in tensors and tensors[name].shape != own[name].shape]
-    if wrong:
-        raise ValueError(f"{path} does not fit its config.json: {'; '.join(wrong)}")
-    model.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -191,55 +165,3 @@ def _prepared(objects: Sequence[SkyObject]) -> list[dict[str, Tensor]]:
         pixels, ivar, mask = (torch.from_numpy(x) for x in raw[f.survey])
         out.append(prepare_image(pixels, ivar, mask, f))
     return out
-
-
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16 (elsewhere it is emulated, and slower than float32)."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and torch.cpu._is_avx512_bf16_supported()
-
-
-def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Write a training checkpoint beside the last one, then put it in its place: a kill leaves one or the other."""
-    part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file({name: p.detach().contiguous() for name, p in model.state_dict().items()}, part / "model.safetensors")
-    moments = {f"{index}.{name}": value.contiguous() for index, entry in optimiser.state_dict()["state"].items()
-               for name, value in entry.items()}
-    save_file(moments | {"random_state": torch.get_rng_state()}, part / "optimiser.safetensors")
-    (part / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    part.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _whole(folder: Path) -> Path | None:
-    """The checkpoint to go on from: the folder itself, or the one before if a kill came between two renames."""
-    old = folder.with_name(folder.name + ".old")
-    return next((f for f in (folder, old) if (f / "state.json").is_file()), None)
-
-
-def last_step(folder: Path) -> dict[str, Any] | None:
-    """What a training checkpoint says of itself, or None where there is none."""
-    found = _whole(folder)
-    return None if found is None else json.loads((found / "state.json").read_text())
-
-
-def resume(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
-    """Put model, optimiser and random state back as they were; returns the steps and seconds done, (0, 0.0) at the start."""
-    found = _whole(folder)
-    if found is None:
-        return 0, 0.0
-    read_tensors(found / "model.safetensors", model)
-    moments = load_file(found / "optimiser.safetensors")
-    torch.set_rng_state(moments.pop("random_state"))
-    content = optimiser.state_dict()
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": entries, "param_groups": content["param_groups"]})
-    state = json.loads((found / "state.json").read_text())
-    return int(state["step"]), float(state["seconds"])
