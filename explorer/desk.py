@@ -18,7 +18,7 @@ import numpy as np
 
 import engine
 from engine import palettes
-from engine.objects import Image
+from engine.objects import Image, Spectrum
 from engine.sky import Sky
 from engine.tiles import Tiles
 from explorer import pictures, spectra
@@ -247,7 +247,7 @@ class Desk:
         return {
             "row": row, "id": thing.id, "position": position_of(thing), "z": plain(thing.scalars.get("z")),
             "images": [self._image_about(row, image, i) for i, image in enumerate(thing.images)],
-            "spectra": [spectrum_about(s) for s in thing.spectra],
+            "spectra": [spectrum_about(s) for s in spectra.shown(thing)],
             "curves": [spectra.light_curve(c) for c in thing.lightcurves],
             "scalars": [scalar_line(n, s) for n, s in sorted(thing.scalars.items(), key=lambda p: colour_rank(p[0]))],
             "sources": None if thing.catalog is None else len(thing.catalog),
@@ -273,9 +273,13 @@ class Desk:
 
     def spectrum(self, row: int, which: int) -> bytes:
         """An object's spectrum number `which`, packed (see `spectra.packed`). Raises LookupError if it has none."""
-        if which >= len(self.sky.store.cells(self._row(row), "spectrum")):
+        return self._cache.get(("spectrum", row, which), lambda: spectra.packed(self._spectrum(row, which)))
+
+    def _spectrum(self, row: int, which: int) -> Spectrum:
+        shown = spectra.shown(self.sky[self._row(row)])
+        if which >= len(shown):
             raise LookupError(f"object {row} has no spectrum {which}")
-        return self._cache.get(("spectrum", row, which), lambda: spectra.packed(self.sky[row].spectra[which]))
+        return shown[which]
 
     def near(self, row: int, query: str, among: str, k: int, map_name: str | None = None) -> dict[str, Any]:
         """Neighbours of an object with all that their strip shows. A missing vector is said in "note", and "instead" names

@@ -8,7 +8,8 @@ import astropy.units as u
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.objects import LightCurve, Spectrum
+from engine import xp
+from engine.objects import LightCurve, SkyObject, Spectrum
 
 Array = NDArray[Any]
 # Vacuum wavelengths in Angstrom, from the National Institute of Standards and Technology's Atomic Spectra Database (air
@@ -26,6 +27,12 @@ LINES = (
     ("[Ne V]", 3426.8, "e"), ("[O III]", 4364.44, "e"), ("[Ar III]", 7137.8, "e"), ("Si IV", 1396.75, "e"),
     ("He II", 1640.42, "e"), ("N V", 1240.14, "e"), ("Lyβ", 1025.72, "e"),
 )
+
+
+def shown(thing: SkyObject) -> tuple[Spectrum, ...]:
+    """All spectra to show: those measured, then what the object's Gaia XP coefficients stand for."""
+    made = xp.spectrum(thing)
+    return thing.spectra if made is None else (*thing.spectra, made)
 
 
 def packed(spectrum: Spectrum) -> bytes:
