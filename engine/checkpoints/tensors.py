@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 
 def checksum(path: str | Path) -> str:
@@ -16,17 +18,33 @@ def checksum(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_tensors(path: Path, model: torch.nn.Module) -> None:
-    """Fill the model from a safetensors file; every tensor must be there, with its shape, and none besides."""
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, mapped into memory: read from disk when touched, the file unchanged by writing."""
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error}); fetch or train it again") from error
-    own = model.state_dict()
-    wrong = [f"missing {name}" for name in own if name not in tensors]
-    wrong += [f"unexpected {name}" for name in tensors if name not in own]
-    wrong += [f"{name} is {tuple(tensors[name].shape)}, expected {tuple(own[name].shape)}"
-              for name in own if name in tensors and tensors[name].shape != own[name].shape]
-    if wrong:
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    save_file({name: value.detach().contiguous() for name, value in tensors.items()}, part, metadata={"format": "pt"})
+    part.replace(path)
+
+
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, unexpected or of another shape, a phrase each."""
+    wrong = [f"missing {name}" for name in expected if name not in found]
+    wrong += [f"unexpected {name}" for name in found if name not in expected]
+    wrong += [f"{name} is {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
+              for name in expected if name in found and found[name].shape != expected[name].shape]
+    return wrong
+
+
+def read_tensors(path: Path, model: torch.nn.Module) -> None:
+    """Fill the model from a safetensors file; every tensor must be there, with its shape, and none besides."""
+    tensors, own = map_tensors(path), model.state_dict()
+    if wrong := misfits(tensors, own):
         raise ValueError(f"{path} does not fit its config.json: {'; '.join(wrong)}")
     model.load_state_dict({name: value.to(own[name].dtype) for name, value in tensors.items()})

@@ -1,0 +1,195 @@
+"""The blocks of AION-1: attention within tokens and onto a context, and the perceptron behind it.
+
+They are those of 4M (Mizrahi et al. 2023, sec. 3) with its options: SwiGLU (Shazeer 2020), norms of queries and keys
+(Henry et al. 2020), no biases. Shape letters: B batch, T queries, N keys, D width, H heads, K = D / H. Modules bear the
+names they have in the published files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EPS = 1e-6  # of all layer norms
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "SiLU": F.silu, "GELU": F.gelu, "ReLU": F.relu, "ReLU6": F.relu6, "LeakyReLU": F.leaky_relu, "ELU": F.elu, "SELU": F.selu,
+    "CELU": F.celu, "Mish": F.mish, "Hardswish": F.hardswish, "Softplus": F.softplus, "Tanh": torch.tanh,
+    "Sigmoid": torch.sigmoid}
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries (B, H, T, K), keys and values (B, H, N, K) -> (B, H, T, K)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens start to stop that see each other and nothing else; in a causal span none sees those after itself."""
+
+    start: int
+    stop: int
+    causal: bool = False
+
+
+def everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Each query sees all keys (Vaswani et al. 2017, eq. 1)."""
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def where(seen: Tensor | None) -> Attend:
+    """Attention to the keys that are seen: bool, of a shape that broadcasts to (B, H, T, N); None: all of them."""
+    if seen is None:
+        return everywhere
+    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
+def average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The plain mean of all values, (B, H, 1, K): what a softmax makes of equal scores, whatever the queries and keys."""
+    return v.mean(2, keepdim=True)
+
+
+def within(spans: Sequence[Span]) -> Attend:
+    """Attention inside each span; together they cover all tokens, in order. A token alone sees itself: its own value."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        parts = []
+        for span in spans:
+            own = slice(span.start, span.stop)
+            alone = span.stop - span.start == 1
+            parts.append(v[:, :, own] if alone else F.scaled_dot_product_attention(
+                q[:, :, own], k[:, :, own], v[:, :, own], is_causal=span.causal))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+    return attend
+
+
+def layer_norm(width: int, bias: bool) -> nn.LayerNorm:
+    return nn.LayerNorm(width, eps=EPS, bias=bias)
+
+
+def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
+    """Leave a residual branch out in a share `rate` of the rows, in training (stochastic depth, Huang et al. 2016).
+
+    Draws from torch's own generator, as any dropout does; nothing is drawn at rate 0 or in evaluation.
+    """
+    if rate == 0.0 or not training:
+        return branch
+    kept = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(1 - rate)
+    return branch * (kept / (1 - rate))
+
+
+@dataclass(frozen=True)
+class BlockSizes:
+    """What all blocks of a model have in common."""
+
+    dim: int
+    heads: int
+    hidden: int
+    activation: str
+    gated: bool
+    norm_bias: bool
+    qkv_bias: bool
+    proj_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+
+    def norm(self) -> nn.LayerNorm:
+        return layer_norm(self.dim, self.norm_bias)
+
+    def head_norm(self) -> nn.Module:
+        """A norm over the K numbers of a head, the same for all heads; nothing where the model has none."""
+        return layer_norm(self.dim // self.heads, self.norm_bias) if self.qk_norm else nn.Identity()
+
+
+class SelfAttention(nn.Module):
+    """Attention among tokens: (B, T, D) -> (B, T, D), or (B, 1, D) if `attend` is `average`."""
+
+    def __init__(self, sizes: BlockSizes) -> None:
+        super().__init__()
+        self.heads = sizes.heads
+        self.qkv = nn.Linear(sizes.dim, 3 * sizes.dim, bias=sizes.qkv_bias)
+        self.q_norm, self.k_norm = sizes.head_norm(), sizes.head_norm()
+        self.proj = nn.Linear(sizes.dim, sizes.dim, bias=sizes.proj_bias)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).unbind(2)  # (B, T, H, K) each
+        seen = attend(self.q_norm(q).transpose(1, 2), self.k_norm(k).transpose(1, 2), v.transpose(1, 2))
+        return self.proj(seen.transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Attention of tokens (B, T, D), or (1, T, D) if they are the same for all rows, onto a context (B, N, D)."""
+
+    def __init__(self, sizes: BlockSizes) -> None:
+        super().__init__()
+        self.heads = sizes.heads
+        self.q = nn.Linear(sizes.dim, sizes.dim, bias=sizes.qkv_bias)
+        self.kv = nn.Linear(sizes.dim, 2 * sizes.dim, bias=sizes.qkv_bias)
+        self.q_norm, self.k_norm = sizes.head_norm(), sizes.head_norm()
+        self.proj = nn.Linear(sizes.dim, sizes.dim, bias=sizes.proj_bias)
+
+    def memory(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, N, K) of a context (B, N, D): all that attention needs to know of it."""
+        k, v = self.kv(context).unflatten(2, (2, self.heads, -1)).unbind(2)
+        return self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
+
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        k, v = memory
+        q = self.q_norm(self.q(x).unflatten(2, (self.heads, -1))).transpose(1, 2)
+        return self.proj(attend(q.expand(k.shape[0], -1, -1, -1), k, v).transpose(1, 2).flatten(2))
+
+
+class Perceptron(nn.Module):
+    """fc2(act(fc1 x)), or fc2(act(fc1 x) * fc3 x) where it is gated: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, sizes: BlockSizes) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[sizes.activation]
+        self.fc1 = nn.Linear(sizes.dim, sizes.hidden, bias=sizes.mlp_bias)
+        self.fc2 = nn.Linear(sizes.hidden, sizes.dim, bias=sizes.mlp_bias)
+        self.fc3 = nn.Linear(sizes.dim, sizes.hidden, bias=sizes.mlp_bias) if sizes.gated else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.activation(self.fc1(x))
+        return self.fc2(hidden if self.fc3 is None else hidden * self.fc3(x))
+
+
+class EncoderBlock(nn.Module):
+    """Attention among tokens, then a perceptron, each of the normed tokens and added to them."""
+
+    def __init__(self, sizes: BlockSizes, drop: float) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm1, self.attn = sizes.norm(), SelfAttention(sizes)
+        self.norm2, self.mlp = sizes.norm(), Perceptron(sizes)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        x = x + drop_path(self.attn(self.norm1(x), attend), self.drop, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)
+
+
+class DecoderBlock(nn.Module):
+    """Attention among the target tokens, onto the context, then a perceptron, each added."""
+
+    def __init__(self, sizes: BlockSizes, drop: float) -> None:
+        super().__init__()
+        self.drop = drop
+        self.norm1, self.self_attn = sizes.norm(), SelfAttention(sizes)
+        self.query_norm, self.context_norm, self.cross_attn = sizes.norm(), sizes.norm(), CrossAttention(sizes)
+        self.norm2, self.mlp = sizes.norm(), Perceptron(sizes)
+
+    def memory(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the context (B, N, D) for this block."""
+        return self.cross_attn.memory(self.context_norm(context))
+
+    def forward(self, x: Tensor, context: Tensor, among: Attend, onto: Attend,
+                memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """x: (B, T, D), or (1, T, D) while all rows are the same -> (B, T, D); `among` its tokens, `onto` the context.
+
+        memory: what `memory` made of the context before.
+        """
+        memory = self.memory(context) if memory is None else memory
+        x = x + drop_path(self.self_attn(self.norm1(x), among), self.drop, self.training)
+        x = x + drop_path(self.cross_attn(self.query_norm(x), memory, onto), self.drop, self.training)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)

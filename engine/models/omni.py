@@ -1,0 +1,360 @@
+"""AION-1's transformer: tokens of any modalities in, logits of any others out (Parker et al. 2025, arXiv:2510.17960).
+
+An encoder reads the tokens; a decoder asks it, with one query a target token (4M, Mizrahi et al. 2023, sec. 3):
+
+    ids -> token vectors + place -> encoder -> encoder_norm -> decoder_proj_context -> + place, again = context
+    mask token + place -> decoder (among the targets, then onto the context) -> decoder_norm -> to_logits
+
+where the place of a token is a fixed sin-cos position and a learned vector of its modality.
+Shape letters: B batch, n tokens of a modality, N registers and all input tokens, M the most that one row shows of them,
+T target tokens, D width, H heads, K = D / H. Modules bear the names they have in the published files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from engine.modalities import Modality
+from engine.models.attention import Attend, DecoderBlock, EncoderBlock, Span, average, everywhere, where, within
+from engine.models.omni_config import OmniConfig
+from engine.models.tokens import check_inputs, check_targets, grid, is_sequence, position_table, sequence_places
+
+__all__ = ["Encoded", "Omni", "OmniConfig"]
+
+SelfAttentionKind = Literal["full", "mean"]
+CACHED_TOKENS = 1024  # computed at a time on a CPU: with many more the activations of a block leave its cache
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the decoder attends to.
+
+    context: (B, N, D), zero where hidden; visible: bool (B, N); slices: "registers" (empty if the model has none), then the
+    modalities in the order given -> their tokens among the N; complete: everything is visible; memory: see `Omni.remember`.
+    """
+
+    context: Tensor
+    visible: Tensor
+    slices: dict[str, slice]
+    complete: bool = False
+    memory: tuple[tuple[Tensor, Tensor], ...] | None = None
+
+    def rows(self, some: slice) -> Encoded:
+        """The same for some of the batch."""
+        memory = None if self.memory is None else tuple((k[some], v[some]) for k, v in self.memory)
+        return replace(self, context=self.context[some], visible=self.visible[some], memory=memory)
+
+
+class Embedding(nn.Module):
+    """One modality's tables: token vectors, its own vector, and (on the way out) the vectors that give logits."""
+
+    mod_emb: Tensor
+    to_logits: nn.Linear
+
+    def __init__(self, modality: Modality, dim: int, own: bool, out: bool) -> None:
+        super().__init__()
+        self.token_emb = nn.Embedding(modality.vocabulary, dim)
+        if own:
+            self.mod_emb = nn.Parameter(torch.empty(1, 1, dim))
+        if out:
+            self.to_logits = nn.Linear(dim, modality.vocabulary, bias=False)
+
+
+class Omni(nn.Module):
+    """The transformer of AION-1. `encode` and `decode` are its halves, `logits` is both.
+
+    A model is ready when constructed, filled from seed 0 (on torch's "meta" device it stays empty, for a reader of files).
+    On a CPU in evaluation, a batch is computed in pieces that fit its cache.
+    """
+
+    def __init__(self, config: OmniConfig, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.config = c = config
+        device = torch.get_default_device() if device is None else torch.device(device)
+        self.inputs = {key: c.modality(key) for key in c.domains_in}
+        self.outputs = {key: c.modality(key) for key in c.domains_out}
+        with torch.device("meta"):  # nothing is drawn from torch's global generator
+            self.encoder_embeddings = nn.ModuleDict({
+                key: Embedding(m, c.dim, own=not self._shares(key), out=False) for key, m in self.inputs.items()})
+            self.decoder_embeddings = nn.ModuleDict({
+                key: Embedding(m, c.dim, own=True, out=True) for key, m in self.outputs.items()})
+            self.mask_token = nn.Parameter(torch.empty(1, 1, c.dim))
+            registers = torch.empty(1, c.num_register_tokens, c.dim)
+            self.register_tokens = nn.Parameter(registers) if c.num_register_tokens else None
+            encoder_rates, decoder_rates = c.drop_rates
+            self.encoder = nn.ModuleList([EncoderBlock(c.blocks, rate) for rate in encoder_rates])
+            self.encoder_norm = c.blocks.norm()
+            self.decoder_proj_context = nn.Linear(c.dim, c.dim)
+            self.decoder = nn.ModuleList([DecoderBlock(c.blocks, rate) for rate in decoder_rates])
+            self.decoder_norm = c.blocks.norm()
+        if device.type != "meta":
+            self.to_empty(device=device)
+            self.init_weights(0)
+
+    # --------------------------------------------------------------------------------------------------------- start
+
+    def init_weights(self, seed: int) -> None:
+        """Fill every tensor from one seed, the same on every device, in the order of `named_parameters`.
+
+        | tensor                                                            | start                                      |
+        |-------------------------------------------------------------------|--------------------------------------------|
+        | token_emb of all modalities                                       | normal, 0.02                               |
+        | mod_emb (the decoder's serves the encoder too if they are shared) | normal, 0.02                               |
+        | mask_token, register_tokens                                       | normal, 0.02                               |
+        | to_logits; q, proj, fc1, fc2, fc3; decoder_proj_context           | uniform, sqrt(6 / (inputs + outputs))      |
+        | qkv, kv                                                           | the same, for each of q, k, v by itself    |
+        | weights of norms (also q_norm, k_norm)                            | 1                                          |
+        | all biases                                                        | 0                                          |
+        | positions                                                         | sin-cos, fixed: `tokens.position_table`    |
+
+        Uniform: Glorot & Bengio 2010, eq. 16, as in MAE (He et al. 2022, app. A.1) and 4M.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, p in self.named_parameters():
+                if p.ndim == 1:
+                    p.fill_(1.0 if name.endswith("weight") else 0.0)
+                    continue
+                values = torch.empty(p.shape, dtype=torch.float32, device="cpu")
+                if name.endswith(("token_emb.weight", "mod_emb", "mask_token", "register_tokens")):
+                    values.normal_(0.0, 0.02, generator=generator)
+                else:
+                    parts = 3 if name.endswith("qkv.weight") else 2 if name.endswith("kv.weight") else 1
+                    bound = math.sqrt(6 / (p.shape[0] // parts + p.shape[1]))
+                    values.uniform_(-bound, bound, generator=generator)
+                p.copy_(values)
+        self.fill_positions()
+
+    def fill_positions(self) -> None:
+        """Compute the position tables, one for all modalities on the same grid, where the weights are."""
+        like = self.mask_token
+        for m in (*self.inputs.values(), *self.outputs.values()):
+            table = position_table(m, self.config.dim).to(like.device, like.dtype)
+            self.register_buffer(_table_name(m), table, persistent=False)
+
+    def _shares(self, key: str) -> bool:
+        """Whether the modality's vector is one for encoder and decoder; it is then kept with the decoder, as in the files."""
+        return self.config.share_modality_embeddings and key in self.config.domains_out
+
+    # -------------------------------------------------------------------------------------------------------- encode
+
+    def encode(self, tokens: Mapping[str, Tensor], hidden: Mapping[str, Tensor] | None = None) -> Encoded:
+        """Read tokens: modality -> ids, integer (B, n), or (B,) for a scalar; hidden: modality -> bool (B, n), True = hidden.
+
+        All tokens are read, whatever their number, and keep their place; hidden ones change nothing of the others, and rows
+        may hide different ones. The padding (id 0) of a catalogue hides itself. Raises KeyError for an unknown modality;
+        ValueError for ids of another type, shape or range, and for a row that shows nothing.
+        """
+        ids, visible = check_inputs(self.inputs, tokens, hidden, self.config.num_register_tokens, self.mask_token.device)
+        slices, stop = {"registers": slice(0, self.config.num_register_tokens)}, self.config.num_register_tokens
+        for key, value in ids.items():
+            slices[key] = slice(stop, stop := stop + value.shape[1])
+        if visible is not None:
+            visible = F.pad(visible, (self.config.num_register_tokens, 0), value=True)
+        batch = next(iter(ids.values())).shape[0]
+        pieces = [self._context(_rows(ids, rows), slices, None if visible is None else visible[rows])
+                  for rows in self._pieces(batch, stop)]
+        context = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        shown = torch.ones(batch, stop, dtype=torch.bool, device=context.device) if visible is None else visible
+        return Encoded(context, shown, slices, complete=visible is None)
+
+    def _context(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None) -> Tensor:
+        """The context (B, N, D) of ids (B, n) of which bool (B, N) is visible; None: all."""
+        x, place = self._embed(ids, slices, visible)
+        packing = None if visible is None else _Packing.of(visible)
+        if packing is not None:
+            x, place = packing.pack(x), packing.pack(place)
+        attend = where(None if packing is None else packing.seen)
+        x = x + place
+        for block in self.encoder:
+            x = self._run(block, x, attend)
+        context = self.decoder_proj_context(self.encoder_norm(x)) + place
+        return context if packing is None else packing.unpack(context)
+
+    def _embed(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the tokens are, (B, N, D), and their place, (B, N, D), or (1, N, D) where it is the same in all rows."""
+        what: list[Tensor] = []
+        place: list[Tensor] = []
+        if self.register_tokens is not None:
+            what.append(self.register_tokens)
+            place.append(torch.zeros_like(self.register_tokens))
+        for key, value in ids.items():
+            m = self.inputs[key]
+            positions = self.get_buffer(_table_name(m))
+            if is_sequence(m) and visible is not None:
+                positions = positions[sequence_places(visible[:, slices[key]])]
+            else:
+                positions = positions[None, : value.shape[1]]
+            embedding = _of(self.encoder_embeddings, key)
+            what.append(embedding.token_emb(value))
+            place.append(positions + (_of(self.decoder_embeddings, key) if self._shares(key) else embedding).mod_emb)
+        return _join(what), _join(place)
+
+    # -------------------------------------------------------------------------------------------------------- decode
+
+    def decode(self, encoded: Encoded, targets: Sequence[str], self_attention: SelfAttentionKind = "full",
+               sequences: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Logits of the targets, modality -> (B, n, vocabulary), in the model's dtype.
+
+        self_attention says how target tokens see each other. "full", the right one: all of a modality (of all modalities, if
+        not decoder_sep_mask), only earlier ones if decoder_causal_mask. "mean" is what the published package's forward does
+        without decoder_causal_mask: a plain average over all tokens of all targets; for comparison with it.
+
+        A catalogue is asked for as a sequence: sequences["catalog"] has its ids (B, n), padded with 0 at the end, and the
+        logits (B, n - 1, vocabulary) are those of ids[:, 1:], each given the ids before it (none sees later ones, and the
+        last id is never read). Raises KeyError for an unknown target; ValueError for all else that does not fit.
+        """
+        ids = self._check_targets(targets, self_attention, sequences)
+        batch, inputs = encoded.context.shape[:2]
+        for key, value in ids.items():
+            if value.shape[0] != batch:
+                raise ValueError(f"sequences[{key!r}] has {value.shape[0]} rows, but {batch} were encoded; give as many")
+        slices, stop = {}, 0
+        for key in targets:
+            slices[key] = slice(stop, stop := stop + (ids[key].shape[1] - 1 if key in ids else self.outputs[key].tokens))
+        among = self._among(slices, self_attention)
+        pieces = [self._answers(encoded.rows(rows), _rows(ids, rows), slices, among)
+                  for rows in self._pieces(batch, max(stop, inputs))]
+        return pieces[0] if len(pieces) == 1 else {key: torch.cat([p[key] for p in pieces]) for key in targets}
+
+    def logits(self, tokens: Mapping[str, Tensor], targets: Sequence[str], hidden: Mapping[str, Tensor] | None = None,
+               self_attention: SelfAttentionKind = "full", sequences: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """`decode` of what `encode` makes of the tokens: modality -> (B, n, vocabulary)."""
+        self._check_targets(targets, self_attention, sequences)  # before the long part
+        return self.decode(self.encode(tokens, hidden), targets, self_attention, sequences)
+
+    forward = logits
+
+    def remember(self, encoded: Encoded) -> Encoded:
+        """The same with the keys and values of every decoder block, 2 B N D numbers each: for many calls of `decode`."""
+        return replace(encoded, memory=tuple(
+            cast(DecoderBlock, block).memory(encoded.context) for block in self.decoder))
+
+    def _answers(self, encoded: Encoded, ids: dict[str, Tensor], slices: dict[str, slice], among: Attend) -> dict[str, Tensor]:
+        """Logits of the target tokens in `slices`; ids: of the sequences among them."""
+        context = encoded.context
+        seen = None if encoded.complete else encoded.visible[:, None, None, :]
+        if seen is not None and encoded.memory is None:
+            packing = _Packing.of(encoded.visible)
+            context, seen = packing.pack(context), packing.seen
+        onto = where(seen)
+        y = _join([self._queries(key, ids.get(key)) for key in slices])
+        if self.training:  # dropped paths differ from row to row
+            y = y.expand(context.shape[0], -1, -1)
+        for i, block in enumerate(self.decoder):
+            y = self._run(block, y, context, among, onto, None if encoded.memory is None else encoded.memory[i])
+        y = self.decoder_norm(y)
+        return {key: _of(self.decoder_embeddings, key).to_logits(y[:, own]) for key, own in slices.items()}
+
+    def _queries(self, key: str, ids: Tensor | None) -> Tensor:
+        """What the decoder starts from: the mask token for a grid, (1, n, D); for a sequence the ids so far, (B, n - 1, D)."""
+        embedding = _of(self.decoder_embeddings, key)
+        what = self.mask_token if ids is None else embedding.token_emb(ids[:, :-1])
+        n = self.outputs[key].tokens if ids is None else what.shape[1]
+        return what + (self.get_buffer(_table_name(self.outputs[key]))[None, :n] + embedding.mod_emb)
+
+    def _among(self, slices: dict[str, slice], kind: SelfAttentionKind) -> Attend:
+        """How target tokens see each other."""
+        c, total = self.config, max(own.stop for own in slices.values())
+        if kind == "mean" and not c.decoder_causal_mask:
+            return average
+        sequences = [own for key, own in slices.items() if is_sequence(self.outputs[key])]
+        if c.decoder_sep_mask:
+            return within([Span(own.start, own.stop, c.decoder_causal_mask or own in sequences) for own in slices.values()])
+        if c.decoder_causal_mask:
+            return within([Span(0, total, causal=True)])
+        if not sequences:
+            return everywhere
+        # Grids see grids; a token of a sequence also sees those before it. Nothing else sees a sequence, lest it tell
+        # the sequence's own earlier tokens what comes.
+        seen = torch.ones(total, total, dtype=torch.bool, device=self.mask_token.device)
+        for own in sequences:
+            seen[:, own] = False
+            seen[own, own] = torch.ones_like(seen[own, own]).tril()
+        return where(seen)
+
+    # ------------------------------------------------------------------------------------------------------- plumbing
+
+    def _check_targets(self, targets: Sequence[str], kind: str, sequences: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        if kind not in ("full", "mean"):
+            raise ValueError(f"self_attention is {kind!r}; it must be 'full' or 'mean'")
+        return check_targets(self.outputs, targets, sequences, self.mask_token.device)
+
+    def _run(self, block: nn.Module, *args: Any) -> Tensor:
+        """A block; in training with use_act_checkpoint its inside is computed again for the gradient."""
+        if self.config.use_act_checkpoint and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+    def _pieces(self, batch: int, tokens: int) -> list[slice]:
+        """Rows to compute at a time: all of them, but on a CPU in evaluation only as many as its cache has room for."""
+        if self.training or self.mask_token.device.type != "cpu" or torch.compiler.is_compiling():
+            return [slice(0, batch)]
+        step = max(1, CACHED_TOKENS // tokens)
+        return [slice(start, min(start + step, batch)) for start in range(0, batch, step)]
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """The visible tokens of each row moved together, so that no work is done on hidden ones.
+
+    order: (B, M) places of the visible tokens, then of hidden ones in the rows that show fewer than M (None: all stay where
+    they are); kept: bool (B, M), which of those are visible; tokens: N; seen: a mask for attention, None if all are kept.
+    """
+
+    order: Tensor | None
+    kept: Tensor
+    tokens: int
+    seen: Tensor | None
+
+    @classmethod
+    def of(cls, visible: Tensor) -> _Packing:
+        tokens = visible.shape[1]
+        if torch.compiler.is_compiling():  # a graph needs shapes that do not depend on what is hidden
+            return cls(None, visible, tokens, visible[:, None, None, :])
+        counts = visible.sum(1)
+        most, least = int(counts.max()), int(counts.min())
+        if most == tokens:
+            order, kept = None, visible
+        else:
+            order = (~visible).byte().argsort(dim=1, stable=True)[:, :most]
+            kept = visible.gather(1, order)
+        return cls(order, kept, tokens, None if least == most else kept[:, None, None, :])
+
+    def pack(self, x: Tensor) -> Tensor:
+        """(1 or B, N, D) -> (B, M, D)."""
+        return x if self.order is None else torch.take_along_dim(x, self.order[..., None], 1)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """(B, M, D) -> (B, N, D), zero where hidden."""
+        x = x.masked_fill(~self.kept[..., None], 0)
+        if self.order is None:
+            return x
+        return x.new_zeros(x.shape[0], self.tokens, x.shape[2]).scatter(1, self.order[..., None].expand_as(x), x)
+
+
+def _table_name(m: Modality) -> str:
+    """Of the buffer with a modality's positions: modalities on the same grid share it."""
+    return "positions_sequence" if is_sequence(m) else "positions_{}x{}".format(*grid(m))
+
+
+def _of(embeddings: nn.ModuleDict, key: str) -> Embedding:
+    return cast(Embedding, embeddings[key])
+
+
+def _rows(ids: dict[str, Tensor], some: slice) -> dict[str, Tensor]:
+    return {key: value[some] for key, value in ids.items()}
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    """(1 or B, n, D) each, joined along the tokens; what is the same for all rows is repeated only beside what is not."""
+    rows = max(part.shape[0] for part in parts)
+    return torch.cat([part.expand(rows, -1, -1) for part in parts], 1)
