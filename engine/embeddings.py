@@ -75,6 +75,10 @@ class Embeddings:
             self._map = np.memmap(self.folder / VECTORS, DTYPE, "r", shape=shape) if len(self) else np.zeros(shape, DTYPE)
         return self._map
 
+    def known(self) -> int:
+        """How many rows have a vector."""
+        return int(np.isfinite(self.vectors[:, 0]).sum())
+
     def append(self, vectors: ArrayLike) -> None:
         """Add rows (k, dim), in one commit. Raises ValueError for another dimension."""
         new = np.ascontiguousarray(vectors, DTYPE)

@@ -6,6 +6,7 @@ starts where it stopped. A sky that has grown is brought up to date by running t
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from engine.store import NoRoom, Store
 
 if TYPE_CHECKING:
     from engine.checkpoints import Bundle
+    from engine.maps import Map
     from engine.objects import SkyObject
 
 BATCH = 256
@@ -91,7 +93,8 @@ def _embed(store: Store, bundle: Bundle) -> Iterator[Step]:
             coming = ahead.submit(read_rows, store, following) if following else None
             add_vectors(spaces, bundle.embed(objects), piece.start)
             yield Step(piece.stop / len(store), f"embedded {piece.stop:,} of {len(store):,} objects")
-    yield Step(1.0, f"all {len(store):,} objects are embedded in {', '.join(spaces)}")
+    counts = ", ".join(f"{s.known():,} have {space} vectors" for space, s in spaces.items())
+    yield Step(1.0, f"all {len(store):,} objects were looked at: {counts}")
 
 
 def open_spaces(sky: Path, bundle: Bundle) -> dict[str, Embeddings]:
@@ -106,7 +109,11 @@ def open_spaces(sky: Path, bundle: Bundle) -> dict[str, Embeddings]:
 
 
 def read_rows(store: Store, rows: range) -> list[SkyObject]:
-    return [store.read(row) for row in rows]
+    """The objects of rows; of those without images and spectra, which have no vectors, the id alone."""
+    from engine.objects import SkyObject
+
+    return [store.read(row) if store.cells(row) or store.cells(row, "spectrum") else SkyObject(id=str(store.ids[row]))
+            for row in rows]
 
 
 def add_vectors(spaces: dict[str, Embeddings], vectors: Mapping[str, NDArray[np.float32]], first: int) -> None:
@@ -132,7 +139,8 @@ def index(sky: str | Path) -> Iterator[Step]:
 def map(sky: str | Path, space: str | None = None, kind: str | None = None) -> Iterator[Step]:
     """Maps "umap-image", "pca-image" ... of the sky's spaces; newcomers are placed on the maps that are there.
 
-    space, kind: one of them only. Raises ValueError for one that is unknown.
+    space, kind: one of them only. Without either, also "sky", by position, and, if some objects are on none of these,
+    "arrival". Raises ValueError for one that is unknown, or if there are no vectors to make it of.
     """
     store = Store(sky)
     spaces = _spaces(store)
@@ -140,13 +148,52 @@ def map(sky: str | Path, space: str | None = None, kind: str | None = None) -> I
         raise ValueError(f"{store.path} has no space {space!r}; choose one of {', '.join(spaces)}")
     if kind is not None and kind not in KINDS:
         raise ValueError(f"there is no map of kind {kind!r}; choose {' or '.join(KINDS)}")
-    todo = [(k, s) for s in spaces if space in (None, s) for k in KINDS if kind in (None, k)]
+    todo = [(k, s) for s in spaces if space in (None, s) and spaces[s].known() for k in KINDS if kind in (None, k)]
+    if not todo and (space or kind):
+        raise ValueError(f"{store.path} has no vectors for a map: its objects lack what the model reads")
     for i, (k, s) in enumerate(todo):
         yield Step(i / len(todo), f"{k}-{s}: placing {len(spaces[s]):,} objects")
         place(store.path, k, s, spaces[s])
-    reach = min(len(spaces[s]) for _, s in todo)
+    made = [f"{k}-{s}" for k, s in todo]
+    if space is None and kind is None:
+        yield Step(0.95, f"placing {len(store):,} objects by their positions")
+        made += place_without_vectors(store, made)
+    reach = min(len(s) for s in spaces.values())
     missing = f"; {len(store) - reach:,} have no vectors yet: omnisky embed {store.path}" if reach < len(store) else ""
-    yield Step(1.0, f"maps {', '.join(f'{k}-{s}' for k, s in todo)} hold {reach:,} objects{missing}")
+    yield Step(1.0, f"maps {', '.join(made)} hold {reach:,} objects{missing}")
+
+
+def place_without_vectors(store: Store, others: list[str]) -> list[str]:
+    """Bring "sky" up to date, and "arrival" if objects are neither there nor on the `others`; returns what there is now."""
+    from engine import skymap
+
+    before = {name: _opened(store.path / "maps" / name) for name in ("sky", "arrival", *others)}
+    table = store.table(["ra", "dec"])
+    chart = skymap.sky_map(*(table.column(name).to_numpy() for name in ("ra", "dec")), before["sky"])
+    placed: NDArray[np.bool_] = np.asarray(np.isfinite(chart.xy).all(axis=1))
+    charts = [chart] if placed.any() else []
+    for other in filter(None, (before[name] for name in others)):
+        placed[: len(other.xy)] |= np.isfinite(other.xy).all(axis=1)
+    if not placed.all():
+        charts.append(skymap.arrival_map(len(store)))
+    for made in charts:
+        there = before[made.name]
+        if there is None or len(there.xy) != len(store):
+            made.save(store.path / "maps" / made.name)
+    names = [made.name for made in charts]
+    if "arrival" not in names:
+        shutil.rmtree(store.path / "maps" / "arrival", ignore_errors=True)
+    return names
+
+
+def _opened(folder: Path) -> Map | None:
+    """A map, or None if there is no whole one."""
+    from engine import maps
+
+    try:
+        return maps.Map.open(folder)
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def place(sky: Path, kind: str, space: str, embeddings: Embeddings) -> None:
@@ -155,10 +202,7 @@ def place(sky: Path, kind: str, space: str, embeddings: Embeddings) -> None:
 
     name, vectors = f"{kind}-{space}", embeddings.vectors
     folder, checksum = sky / "maps" / name, embeddings.manifest["checksum"]
-    try:
-        known = maps.Map.open(folder)
-    except (FileNotFoundError, ValueError):
-        known = None
+    known = _opened(folder)
     if known is not None and known.manifest.get("checksum") == checksum and len(known.xy) <= len(vectors):
         if len(known.xy) < len(vectors):
             known.grow(vectors[len(known.xy):]).save(folder)

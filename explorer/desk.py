@@ -35,7 +35,7 @@ from explorer.words import (
     title_of,
 )
 
-PREFERRED_MAPS = ("umap-image", "umap-spectrum", "pca-image", "pca-spectrum")
+PREFERRED_MAPS = ("umap-image", "umap-spectrum", "pca-image", "pca-spectrum", "sky", "arrival")
 HIDDEN = ("ra", "dec")
 LOOK_EVERY = 0.9  # seconds between two looks at the disk
 CACHE_BYTES = 200_000_000
@@ -139,7 +139,7 @@ class Desk:
             return out | {"name": self.path.stem, "columns": [], "spaces": [], "lines": spectra.LINES, "first": None}
         columns = [self.describe("density")]
         columns += [self.describe(name) for name in sorted(self.sky.columns, key=colour_rank) if name not in HIDDEN]
-        if any(len(self.sky.map(m["name"]).preserved) for m in out["maps"]):
+        if any(np.isfinite(self.sky.map(m["name"]).preserved).any() for m in out["maps"]):
             columns.append(self.describe(PRESERVED))
         return out | {"name": self.sky.name, "columns": columns, "spaces": list(self.sky.spaces), "lines": spectra.LINES,
                       "first": self.good_first()}

@@ -26,6 +26,8 @@ def colour_rank(name: str) -> tuple[int, str]:
 
 
 def map_title(name: str) -> str:
+    if name in ("sky", "arrival"):
+        return {"sky": "on the sky", "arrival": "in order of arrival"}[name]
     kind, _, space = name.partition("-")
     return f"{kind.upper()} · {space}" if space else name
 

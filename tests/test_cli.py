@@ -168,7 +168,7 @@ def test_simulate_makes_a_sky_that_answers(model: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"fraction": 1.0, "note": "10 objects are ready", "objects": 10}
     made = engine.open(tmp_path / "d.sky")
-    assert len(made) == 10 and set(made.maps) == {f"{k}-{s}" for k in ("umap", "pca") for s in ("image", "spectrum")}
+    assert len(made) == 10 and set(made.maps) == {f"{k}-{s}" for k in ("umap", "pca") for s in ("image", "spectrum")} | {"sky"}
 
 
 def test_export_says_what_it_wrote(sky: Path, tmp_path: Path) -> None:

@@ -117,10 +117,11 @@ class Bundle:
     def embed(self, objects: Sequence[SkyObject], batch: int = BATCH) -> dict[str, NDArray[np.float32]]:
         """Space -> (B, dim) float32 unit vectors, one row an object; NaN where the object has no such input."""
         out = {space: np.full((len(objects), self.dim), np.nan, np.float32) for space in self.spaces}
-        for start in range(0, len(objects), batch):
-            some = objects[start : start + batch]
-            out["image"][start : start + batch] = self._embed_images(some)
-            out["spectrum"][start : start + batch] = self._embed_spectra(some)
+        for space, has, encode in (("image", [bool(o.images) for o in objects], self._embed_images),
+                                   ("spectrum", [bool(o.spectra) for o in objects], self._embed_spectra)):
+            rows = np.flatnonzero(has)
+            for some in (rows[start : start + batch] for start in range(0, len(rows), batch)):
+                out[space][some] = encode([objects[row] for row in some])
         return out
 
     def _embed_images(self, objects: Sequence[SkyObject]) -> NDArray[np.float32]:

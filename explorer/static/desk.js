@@ -8,6 +8,7 @@ import { Strip } from "./strip.js";
 const KEYS = [["/", "search"], ["click, Enter", "choose an object"], ["1 … 8", "go to neighbour"], ["← →", "previous, next neighbour"], ["↑ ↓", "follow it, come back"], ["+ − 0", "zoom, whole map"],
   ["s", "surprise me"], ["c", "copy the position"], ["d", "dark or light"], ["f", "fold the card"], ["Esc", "close"]];
 const HINT = "Each dot is an object; neighbours look alike to the model. Click one.";
+const HINTS = { sky: "Each dot is an object where it stands on the sky, north up, east left. Click one.", arrival: "Each dot is an object, in the order of arrival. Click one." };
 
 export async function start({ model, el, page }) {
   const base = new URL(model.base, location.href).href;
@@ -143,6 +144,7 @@ class Desk {
   }
 
   marked() {
+    this.hint.textContent = HINTS[this.state.map] ?? HINT;
     for (const b of this.mapChoice.children) { const on = b.dataset.name === this.state.map; b.classList.toggle("on", on); b.setAttribute("aria-pressed", on); }
     this.colourChoice.value = this.state.colour;
   }

@@ -182,7 +182,7 @@ def test_demo_is_there_at_once_and_becomes_a_map_by_itself(tmp_path: Path) -> No
             seen.page.evaluate("window.sameage = true")
             seen.page.wait_for_function("omnisky.answer && omnisky.map.sharp", timeout=120_000)
             seen.page.wait_for_function("omnisky.now.progress.fraction === 1", timeout=60_000)
-            assert seen.page.evaluate("[window.sameage, omnisky.now.objects, omnisky.now.maps.length]") == [True, 24, 4]
+            assert seen.page.evaluate("[window.sameage, omnisky.now.objects, omnisky.now.maps.length]") == [True, 24, 5]
             assert seen.page.locator(".neighbour").count() == 8 and seen.page.locator(".card figure").count() == 2
             assert seen.trouble == []
         until(lambda: not alive(server.family()), 20, "the worker's end")
