@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 BATCH = 256
 EMBED_BATCH = 128
+COMMIT_EVERY = 1.0  # seconds
 FIRST_MAP = 1000  # a demo's map is fitted on these, later objects are placed on it
 KINDS = ("umap", "pca")
 
@@ -81,20 +83,34 @@ def _only_embedder(store: Store) -> AbstractContextManager[None]:
 
 
 def _embed(store: Store, bundle: Bundle) -> Iterator[Step]:
-    """`embed` by the only embedder; the next objects are read while these are embedded."""
+    """`embed` by the only embedder; the next objects are read while these are embedded, and both wait for the disk
+    about once a second only."""
     spaces = open_spaces(store.path, bundle)
-    start = min(len(s) for s in spaces.values())
-    pieces = [range(i, min(i + EMBED_BATCH, len(store))) for i in range(start, len(store), EMBED_BATCH)]
+    first = min(len(s) for s in spaces.values())
+    pieces = [range(i, min(i + EMBED_BATCH, len(store))) for i in range(first, len(store), EMBED_BATCH)]
+    made: list[dict[str, NDArray[np.float32]]] = []
+    committed = time.monotonic()
     with ThreadPoolExecutor(1) as ahead:
         coming = ahead.submit(read_rows, store, pieces[0]) if pieces else None
-        for piece, following in zip_longest(pieces, pieces[1:]):
-            assert coming is not None
-            objects = coming.result()
-            coming = ahead.submit(read_rows, store, following) if following else None
-            add_vectors(spaces, bundle.embed(objects), piece.start)
-            yield Step(piece.stop / len(store), f"embedded {piece.stop:,} of {len(store):,} objects")
+        try:
+            for piece, following in zip_longest(pieces, pieces[1:]):
+                assert coming is not None
+                objects = coming.result()
+                coming = ahead.submit(read_rows, store, following) if following else None
+                made.append(bundle.embed(objects))
+                if time.monotonic() - committed > COMMIT_EVERY:
+                    _commit(spaces, made, first)
+                    first, made, committed = piece.stop, [], time.monotonic()
+                yield Step(piece.stop / len(store), f"embedded {piece.stop:,} of {len(store):,} objects")
+        finally:  # stopped or done
+            _commit(spaces, made, first)
     counts = ", ".join(f"{s.known():,} have {space} vectors" for space, s in spaces.items())
     yield Step(1.0, f"all {len(store):,} objects were looked at: {counts}")
+
+
+def _commit(spaces: dict[str, Embeddings], made: list[dict[str, NDArray[np.float32]]], first: int) -> None:
+    if made:
+        add_vectors(spaces, {space: np.concatenate([vectors[space] for vectors in made]) for space in spaces}, first)
 
 
 def open_spaces(sky: Path, bundle: Bundle) -> dict[str, Embeddings]:
@@ -169,7 +185,7 @@ def place_without_vectors(store: Store, others: list[str]) -> list[str]:
 
     before = {name: _opened(store.path / "maps" / name) for name in ("sky", "arrival", *others)}
     table = store.table(["ra", "dec"])
-    chart = skymap.sky_map(*(table.column(name).to_numpy() for name in ("ra", "dec")), before["sky"])
+    chart = skymap.sky_map(table.column("ra").to_numpy(), table.column("dec").to_numpy(), before["sky"])
     placed: NDArray[np.bool_] = np.asarray(np.isfinite(chart.xy).all(axis=1))
     charts = [chart] if placed.any() else []
     for other in filter(None, (before[name] for name in others)):
