@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from engine.checkpoints.tensors import map_tensors
 from engine.codecs import (
     CatalogCodec,
     CatalogConfig,
@@ -241,17 +241,11 @@ def constants(codec: Codec) -> dict[str, Any]:
 def fill(codec: Codec, path: Path, kind: str) -> None:
     """Put the tensors of a file into a codec on the meta device, mapped where the file has them as we need them."""
     own = codec.state_dict()
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys = {re.sub(r"^quantizer\.", "_quantizer.", k): k for k in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(file.get_slice(key).get_shape()) for name, key in keys.items()}
-            check(codec, own, shapes, path)
-            tensors = {ours: joined([file.get_tensor(keys[name]) for name in theirs(codec, ours)], own[ours]) for ours in own}
-            known = {name: value for name, value in constants(codec).items() if value is not None and name in keys}
-            wrong = [f"{name} is {value.tolist()}, but the config makes it {known[name]}"
-                     for name in known if not close(value := file.get_tensor(keys[name]).double(), known[name])]
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); fetch it again") from error
+    file = {re.sub(r"^quantizer\.", "_quantizer.", name): value for name, value in map_tensors(path).items()}
+    check(codec, own, file, path)
+    wrong = [f"{name} is {file[name].tolist()}, but the config makes it {value}" for name, value in constants(codec).items()
+             if value is not None and name in file and not close(file[name].double(), value)]
+    tensors = {ours: joined([file[name] for name in theirs(codec, ours)], like) for ours, like in own.items()}
     codec.load_state_dict(tensors, assign=True)
     for name, table in codec.named_modules():
         if isinstance(table, Table) and not rises(table.values):
@@ -260,17 +254,17 @@ def fill(codec: Codec, path: Path, kind: str) -> None:
         raise ValueError(f"{path} is not the {kind} codec of its config.json: {'; '.join(wrong)}")
 
 
-def check(codec: Codec, own: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
+def check(codec: Codec, own: Mapping[str, Tensor], file: Mapping[str, Tensor], path: Path) -> None:
     """Raises ValueError naming every tensor that is missing, unexpected or of another shape."""
     expected = {name: (own[ours], len(names)) for ours in own for names in [theirs(codec, ours)] for name in names}
     spare = constants(codec)
-    wrong = [f"missing {name}" for name in expected if name not in shapes]
-    wrong += [f"unexpected {name}" for name in shapes
+    wrong = [f"missing {name}" for name in expected if name not in file]
+    wrong += [f"unexpected {name}" for name in file
               if name not in expected and name not in spare and not name.startswith("ema.module.")]
     for name, (tensor, stacked) in expected.items():
         wanted = tuple(tensor.shape[1:] if stacked > 1 else tensor.shape)
-        if name in shapes and squeezed(shapes[name]) != squeezed(wanted):
-            wrong.append(f"{name} is {shapes[name]}, expected {wanted}")
+        if name in file and squeezed(file[name].shape) != squeezed(wanted):
+            wrong.append(f"{name} is {tuple(file[name].shape)}, expected {wanted}")
     if wrong:
         raise ValueError(f"{path} does not fit its config.json: {'; '.join(wrong)}")
 

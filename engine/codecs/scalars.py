@@ -122,7 +122,7 @@ class ScalarCodec(nn.Module):
                            f"it has {', '.join(obj.scalars) or 'none'}")
         if isinstance(scalar.value, (str, bool)):
             raise ValueError(f"{name} of object {obj.id} is {scalar.value!r}, not a number")
-        return torch.as_tensor(in_unit(scalar.value, scalar.unit, unit, f"{name} of object {obj.id}"), dtype=torch.float32)
+        return torch.tensor(in_unit(scalar.value, scalar.unit, unit, f"{name} of object {obj.id}"), dtype=torch.float32)
 
     def decode(self, ids: Values, centre: bool = False, open_bins: Literal["text", "number"] = "text"
                ) -> Scalar | list[Scalar]:
