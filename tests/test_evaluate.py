@@ -121,6 +121,6 @@ def test_the_table_of_the_shipped_model() -> None:
     ours = table["AstroCLIP"]
     assert ours["image to spectrum top-10"]["value"] >= 20 * ours["image to spectrum top-10"]["chance"]
     assert ours["top-1 among alike"]["value"] >= 3 * ours["top-1 among alike"]["chance"]
-    assert ours["z from spectrum, best k"]["value"] >= 0.9
+    assert min(ours[name]["value"] for name in ("z from spectrum", "z from spectrum, best k")) >= 0.9
     for name in ("z from image", "z from image, best k"):
         assert ours[name]["value"] >= table["catalogue magnitudes"][name]["value"]
