@@ -23,6 +23,8 @@ import small_sky
 from bokeh.client import pull_session
 from card_page import visit
 
+from engine import jobs
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "explorer.cli"]
 
@@ -211,3 +213,26 @@ def test_a_demo_that_is_stopped_leaves_no_process(tmp_path: Path, how: signal.Si
             for process in family:
                 if process.is_running():
                     process.kill()
+
+
+@pytest.mark.browser
+def test_a_table_of_positions_is_served_as_a_map_of_the_sky(tmp_path: Path) -> None:
+    """No image, no spectrum, nothing that a model reads: still every object has a place, a card and an address."""
+    lines = "".join(f"lens{i},{150 + 0.3 * i},{2 + 0.1 * i},{0.2 + 0.1 * i}\n" for i in range(5))
+    (tmp_path / "lenses.csv").write_text("id,ra,dec,z\n" + lines)
+    list(jobs.ingest(tmp_path / "l.sky", [tmp_path / "lenses.csv"]))
+    with running("serve", tmp_path / "l.sky") as server, visit(server.address) as seen:
+        page = seen.page
+        page.goto(server.address)
+        page.wait_for_function("window.omnisky?.card.card && omnisky.map.sharp && !omnisky.now.progress.running", timeout=60_000)
+        assert page.evaluate("omnisky.now.maps.map(m => [m.name, m.placed])") == [["sky", 5]]
+        assert "north up, east left" in page.locator(".hint").inner_text()
+        spots = page.evaluate("""async () => { const b = omnisky.map.canvas.getBoundingClientRect();
+            const places = await omnisky.ask("where.json", { map: "sky", rows: "0,4" });
+            return places.map(p => omnisky.map.toScreen(...p)).map(([x, y]) => [b.left + x, b.top + y]); }""")
+        (west, south), (east, north) = spots
+        assert east < west and north < south
+        page.mouse.click(east, north)
+        page.wait_for_function("omnisky.state.id === 'lens4'")
+        assert "lens4" in page.locator(".card h2").inner_text() and "o=lens4" in page.url
+        assert seen.trouble == []

@@ -68,7 +68,7 @@ def rows(bench: Bench) -> Iterator[Row]:
         page.goto(f"http://localhost:{port}/?map={MAP}&c=density")
         page.wait_for_function(f"window.omnisky && omnisky.answer && {SHARP}", timeout=120_000)
         page.evaluate(LISTEN)
-        wheel, jump, click = wheels(page), jumps(page), clicks(page)
+        wheel, jump, click, colour = wheels(page), jumps(page), clicks(page), colours(page)
         memory = psutil.Process(server.pid).memory_info().rss / 2**20
         browser.close()
     theirs = peer(bench)
@@ -76,6 +76,7 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield wheel.row("wheel tick to sharp tiles", "hv.rasterize" if theirs else None, theirs, note)
     yield jump.row("jump to an unseen region", note=note)
     yield click.row("click to card, spectrum and neighbours painted", note=note)
+    yield colour.row("colour by another column", note=note + "; each column for the first time")
     yield Row("server memory after this", memory, "MB")
 
 
@@ -121,6 +122,17 @@ def clicks(page: Page) -> Times:
         page.evaluate("omnisky.times = {}")
         page.mouse.click(left + x, top + y)
         taken.append(page.evaluate(UNTIL, PAINTED))
+    return Times(tuple(taken))
+
+
+def colours(page: Page) -> Times:
+    """The whole map by every column in turn, none of them seen before."""
+    page.evaluate("omnisky.map.fit()")
+    taken = []
+    for name in page.evaluate("omnisky.columns.map(c => c.name).filter(c => c !== omnisky.state.colour)"):
+        time.sleep(REST)
+        page.evaluate("c => { window.began = performance.now(); omnisky.setColour(c); }", name)
+        taken.append(page.evaluate(UNTIL, f"{SHARP} && omnisky.map.layers.length === 1"))
     return Times(tuple(taken))
 
 
