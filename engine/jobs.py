@@ -55,13 +55,17 @@ def ingest(sky: str | Path, paths: Sequence[str | Path], survey: str | None = No
                 while batch := list(islice(objects, BATCH)):
                     appended = store.append(batch, [source.digest] * len(batch))
                     new, old = new + len(appended.rows), old + len(appended.duplicates)
-                    yield Step(done / len(sources), f"{source.path.name}: {new} objects new")
+                    yield Step(done / len(sources), f"{source.path.name}: {_objects(new)} new")
             except NoRoom:
                 raise
             except (ValueError, OSError) as error:  # not to be read, or not to be stored: the others can still be
                 bad.append((source.path, str(error)))
-    note = f"{new} objects new, {old} were there already, {len(bad)} files could not be read; {store.path} holds {len(store)}"
+    note = f"{_objects(new)} new, {old} were there already, {len(bad)} files could not be read; {store.path} holds {len(store)}"
     yield Step(1.0, note, {"bad": bad, "new": new, "duplicates": old})
+
+
+def _objects(count: int) -> str:
+    return f"{count} object" if count == 1 else f"{count} objects"
 
 
 def embed(sky: str | Path, model: str | Path | None = None) -> Iterator[Step]:

@@ -154,14 +154,14 @@ def _read_file(path: Path, survey: str | None) -> Iterator[SkyObject]:
 
 
 def _read_fits(path: Path, survey: str | None) -> Iterator[SkyObject]:
-    from engine.io import desi, fits_files, fits_images, fits_spectra, fits_tables
+    from engine.io import desi, fits_files, fits_images, fits_spectra, fits_tables, parts
 
     with fits_files.open_fits(path) as hdus:
         if desi.is_desi(hdus):
             yield from desi.objects_of(path, hdus, survey)
         elif fits_spectra.kind_of(hdus):
             yield from fits_spectra.objects_of(path, hdus, survey)
-        elif fits_images.image_hdus(hdus):
-            yield fits_images.object_of(path.name.split(".fits")[0], fits_images.planes_of(path, hdus, survey), path)
+        elif fits_images.image_hdus(hdus) and not fits_tables.is_time_series(hdus):
+            yield fits_images.object_of(parts.stem(path), fits_images.planes_of(path, hdus, survey), path)
         else:
             yield from fits_tables.objects_of(path, hdus, survey)

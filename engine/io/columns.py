@@ -15,6 +15,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 
+from engine.io import parts
 from engine.io.errors import ReadError
 from engine.io.parts import REDSHIFT_RANGE
 from engine.io.positions import PositionColumns, find_position, positions
@@ -28,6 +29,8 @@ MISSING = frozenset({"", "nan", "null", "none", "na", "n/a", "--", "-", "...", "
 SENTINELS = (-999.0, -9999.0, -99999.0, -999.9, -9999.9, -999.99, 99999.0, 1e20, -1e20, 1e30, -1e30, 9.9e9)
 SMALL_SENTINELS = (-9.0, -99.0, -99.9, -99.99)
 MAGNITUDE_SENTINELS = (99.0, 99.9, 99.99, 99.999, 999.0, -9.0, -99.0, -99.9)
+
+_OF_GAIA = re.compile(r"parallax|pmra|pmdec|gaia_phot_\w+_mean_mag")
 
 IDS = ("source_id", "object_id", "targetid", "target_id", "objid", "obj_id", "objectid", "sourceid", "id", "name", "snid",
        "cid", "ztfid", "ztf_id", "oid", "designation", "specobjid", "bestobjid", "main_id", "source_name", "iau_name",
@@ -206,13 +209,16 @@ def _cells(array: Any, value: Value) -> list[Any]:
 
 
 def _errors(array: Any, value: Value) -> list[Any]:
-    if is_vector_column(array):
-        return [vector_of(v) for v in array]
-    numbers = numbers_of(array)
+    if is_vector_column(array):  # a vector with an element that has no error has none
+        return [None if v is None else _sigmas(v.astype(float), value) for v in map(vector_of, array)]
+    return [None if np.isnan(v) else v for v in _sigmas(numbers_of(array), value).tolist()]
+
+
+def _sigmas(numbers: np.ndarray, value: Value) -> np.ndarray:
+    """Standard deviations from errors or inverse variances, NaN where there is none."""
     good = np.isfinite(numbers) & (numbers > 0) & ~np.isin(numbers, SENTINELS + MAGNITUDE_SENTINELS[4:5])
     with np.errstate(all="ignore"):
-        numbers = np.where(good, 1 / np.sqrt(numbers) if value.error_is_ivar else numbers, np.nan) * value.error_factor
-    return [None if np.isnan(v) else v for v in numbers.tolist()]
+        return np.where(good, 1 / np.sqrt(numbers) if value.error_is_ivar else numbers, np.nan) * value.error_factor
 
 
 # -- the plan -------------------------------------------------------------------------------------------------------
@@ -269,6 +275,8 @@ def _sentinels(name: str, unit: Any, array: Any) -> tuple[float, ...]:
     """Numbers that stand for "unknown" in this column: -99 does where nothing else is negative, 99 where it is a magnitude."""
     if array.dtype.kind not in "fiu" or getattr(array, "ndim", 1) > 1:
         return SENTINELS
+    if _OF_GAIA.fullmatch(name):  # exactly 0 where the Legacy Surveys and DESI know no source of Gaia's
+        return (*SENTINELS, 0.0)
     numbers = numbers_of(array)
     numbers = numbers[np.isfinite(numbers) & ~np.isin(numbers, SENTINELS)]
     extra: tuple[float, ...] = ()
@@ -432,12 +440,15 @@ def objects(
     columns = []
     for v in plan.values:
         errors = _errors(block[v.column if v.error is None else v.error], v) if v.error else [None] * count
-        columns.append((v, _cells(block[v.column], v), errors))
+        cells = _cells(block[v.column], v)
+        if v.error and v.error_is_ivar and getattr(block[v.error], "ndim", 1) == 1:  # 0 without weight: never measured
+            cells = [None if w == 0 and c == 0 else c for c, w in zip(cells, numbers_of(block[v.error]).tolist(), strict=True)]
+        columns.append((v, cells, errors))
     for i in range(count):
         scalars = {v.name: _scalar(cells[i], errors[i], v.unit) for v, cells, errors in columns if cells[i] is not None}
         if plan.photometric and "z" in scalars and str(text_of(block[plan.photometric][i])).upper().startswith("PHOT"):
             scalars["z_phot"] = scalars.pop("z")
-        name, again = unique_id(plan, ids[i] or f"{stem or plan.path.stem}-{start + i + 1}")
+        name, again = unique_id(plan, ids[i] or f"{stem or parts.stem(plan.path)}-{start + i + 1}")
         more = extras(i) if extras else {}
         scalars.update(more.pop("scalars", {}))
         history = (f"{plan.path.name}: row {start + i + 1}", *plan.history, *again, *((notes[i],) if notes[i] else ()),

@@ -24,6 +24,7 @@ MAX_UNPACKED = 1 << 30  # bytes of a .gz, .bz2 or .xz unpacked in memory
 MAX_PIXELS = 64_000_000  # in one object; whole mosaics are cut up first
 MAX_HDUS = 20_000
 MAX_HEADER = 32 << 20  # bytes
+BLOCK = 2880  # FITS files are made of blocks of so many bytes
 _PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
@@ -81,8 +82,8 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
 def _check_axes(path: Path, stream: BinaryIO, start: int) -> None:
     """Refuse numbers of axes or columns that FITS does not allow, over which astropy counts for hours. Raises ReadError."""
     stream.seek(start)
-    for _ in range(MAX_HEADER // 2880):
-        block = stream.read(2880)
+    for _ in range(MAX_HEADER // BLOCK):
+        block = stream.read(BLOCK)
         for at in range(0, len(block), 80):
             card = block[at:at + 80]
             if card[:8].rstrip() in (b"NAXIS", b"TFIELDS") and card[8:9] == b"=":
@@ -92,7 +93,7 @@ def _check_axes(path: Path, stream: BinaryIO, start: int) -> None:
                                           "damaged, copy it again")
             if card[:8] == b"END     ":
                 return
-        if len(block) < 2880:
+        if len(block) < BLOCK:
             return
 
 
@@ -108,7 +109,7 @@ def _check_lengths(path: Path, hdus: fits.HDUList, size: int, stream: BinaryIO) 
             break
         info = hdu.fileinfo() or {}
         start = info.get("datLoc") or 0
-        declared = int(hdu.size)  # without padding: some writers leave the last block short
+        declared = _declared(hdu, info)
         if declared < 0 or start + declared > size:
             raise ReadError(path, f"is cut off: HDU {count} should end at byte {start + declared:,} but the file has "
                                   f"{size:,}; copy it again")
@@ -118,6 +119,13 @@ def _check_lengths(path: Path, hdus: fits.HDUList, size: int, stream: BinaryIO) 
             raise ReadError(path, f"has more than {MAX_HDUS:,} HDUs; split it")
     if count == 0:
         raise ReadError(path, "holds no FITS header; copy it again")
+
+
+def _declared(hdu: Any, info: dict[str, Any]) -> int:
+    """Bytes of data an HDU says it has, without padding: some writers leave the last block short."""
+    if isinstance(hdu, CompImageHDU):  # its size is that of the image once unpacked
+        return max(0, int(info.get("datSpan") or 0) - BLOCK + 1)
+    return int(hdu.size)
 
 
 def is_table(hdu: Any) -> bool:

@@ -24,11 +24,12 @@ _SURVEY_WORDS = (
     ("euclid", "euclid"), ("hsc", "hsc"), ("lsst", "rubin"), ("ceers", "jwst-nircam"),
 )
 _INSTRUMENT_WORDS = (
-    ("omegacam", "kids"), ("megaprime", "cfhtls"), ("megacam", "cfhtls"), ("hyper suprime", "hsc"), ("hsc", "hsc"),
+    ("omegacam", "kids"), ("hyper suprime", "hsc"), ("hsc", "hsc"),
     ("nircam", "jwst-nircam"), ("wfc3", "hst-wfc3"), ("acs", "hst-acs"), ("galex", "galex"), ("wise", "unwise"),
     ("2mass", "2mass"), ("gpc1", "panstarrs"), ("ps1", "panstarrs"), ("ztf", "ztf"), ("lsst", "rubin"),
     ("euclid", "euclid"), ("nisp", "euclid"), ("sdss", "sdss"), ("decam", "decam-exposure"),
 )
+_TELESCOPES = ("hst", "jwst")  # in a file's name they do not say with which of their cameras
 _BAND_KEYS = ("BAND", "FILTER", "FILT_ID", "FILTNAM", "FILTNAME", "FILTERID", "PASSBAND", "BANDNAME", "FILTER1", "FILTER2",
               "HIERARCH FPA.FILTER", "HIERARCH FPA.FILTERID", "FPA.FILTER", "FPA.FILTERID", "INSFILTE", "PUPIL")
 _BAND_ALIASES: Mapping[str, Mapping[str, str]] = {
@@ -69,7 +70,7 @@ def survey_of(headers: list[fits.Header], path: Path, asked: str | None) -> tupl
     if any("BANDS" in h and "BAND0" in h for h in headers):
         return "legacy", "from the header's BANDS, as the Legacy Surveys viewer writes it"
     for token in [*re.split(r"[^a-z0-9]+", path.name.lower()), path.stem.lower()]:
-        found = find_survey(token) if len(token) > 2 else None
+        found = find_survey(token) if len(token) > 2 and token not in _TELESCOPES else None
         if found:
             return found.key, "from the file's name"
     return None, "unknown"
@@ -134,7 +135,10 @@ def band_in_name(stem: str, survey: str | None) -> tuple[str, str] | None:
 
 
 def zero_point(headers: list[fits.Header], survey: str | None) -> tuple[float, str] | None:
-    """(AB magnitude of one unit of the pixels, the header's words for it), or None. Vega zero points are not taken."""
+    """(AB magnitude of one unit of the pixels, the header's words for it), or None. Vega zero points are not taken.
+
+    MAGZPT is one: that of the Cambridge pipeline for WFCAM, VIRCAM and INT, and for one second at that.
+    """
     for header in headers:
         flux0 = number(header.get("FLUXMAG0"))
         if flux0 is not None and flux0 > 0:
@@ -145,7 +149,7 @@ def zero_point(headers: list[fits.Header], survey: str | None) -> tuple[float, s
                 return 25.0 + 2.5 * np.log10(exposure), f"25 + 2.5 lg EXPTIME ({exposure:g} s)"
         if survey in ("2mass", "unwise"):
             continue
-        for key in ("MZP_AB", "ABMAGZP", "MAGZERO", "MAGZPT", "MAGZP", "ZEROPNT", "ZP", "PHOTZP", "SIMPLE_ZP"):
+        for key in ("MZP_AB", "ABMAGZP", "MAGZERO", "MAGZP", "ZEROPNT", "ZP", "PHOTZP", "SIMPLE_ZP"):
             value = number(header.get(key))
             if value is not None and (10.0 < value < 40.0 or (value == 0.0 and survey == "kids" and key == "ZEROPNT")):
                 return value, f"{key} = {value:g}"
@@ -155,12 +159,15 @@ def zero_point(headers: list[fits.Header], survey: str | None) -> tuple[float, s
     return None
 
 
-def calibration(headers: list[fits.Header], survey: str | None, band: str | None) -> Calibration:
-    """The unit of an image's pixels: BUNIT, a zero point in the header, else the survey's own, "assumed"; None if unknown."""
+def calibration(headers: list[fits.Header], survey: str | None, band: str | None, whole: bool = False) -> Calibration:
+    """The unit of an image's pixels: BUNIT, a zero point in the header, else the survey's own, "assumed"; None if unknown.
+
+    whole: the pixels are whole numbers, as a detector counts them; what a survey's coadds hold is not assumed of them.
+    """
     row = SURVEYS.get(survey or "")
     known = row.bands.get(band or "") if row is not None else None
     said = next((text(h["BUNIT"]) for h in headers if text(h.get("BUNIT", ""))), "")
-    unit = clean_unit(said.lower() if said.upper() == said else said) if said else None
+    unit = clean_unit(said.lower() if said.upper() == said and len(said) > 1 else said) if said else None
     if unit is None and said:
         unit = clean_unit(said)
     zero = zero_point(headers, survey)
@@ -175,6 +182,8 @@ def calibration(headers: list[fits.Header], survey: str | None, band: str | None
                                         and known.zero_point is not None)
         note = f"unit {unit} from BUNIT" + (f", AB zero point {zero[0]:.4f} ({zero[1]})" if zero else "")
         return Calibration(unit, has_zero, note)
+    if whole and row is not None and row.unit not in (None, u.ct, u.adu, u.DN):
+        return Calibration(None, False, f"unit unknown: whole numbers are not the {row.unit} of {row.title}, and no BUNIT")
     if row is not None and row.unit is not None:
         why = f"no BUNIT{f' that is understood ({said!r})' if said else ''} in the header"
         usable = row.unit.is_equivalent(u.nmgy) or row.unit.is_equivalent(u.Jy) or row.unit.is_equivalent(u.Jy / u.sr) or (

@@ -27,7 +27,7 @@ from engine.objects import Image, SkyObject
 
 # What an HDU holds, by the words in its EXTNAME or IMAGETYP; the first match wins. "ivar" before "var".
 _ROLES = (
-    ("ivar", r"INVVAR|IVAR|INVERSE.?VAR"), ("variance", r"^VAR$|VARIANCE|^VAR_?\d*$"),
+    ("ivar", r"INVVAR|IVAR|INVERSE.?VAR"), ("variance", r"^VAR$|VARIANCE|^VAR_?\d*$|(^|_)STAT$"),
     ("sigma", r"^ERR(OR)?S?$|SIGMA|^RMS$|UNCERT|NOISE|^STD"), ("mask", r"^(BAD)?MASK(BITS)?$|^DQ|FLAGS?$|BADPIX|^BPM"),
     ("weight", r"WHT|WEIGHT|^WGT"), ("psf", r"PSF"),
     ("other", r"^CON$|WMAP|VAR_POISSON|VAR_RNOISE|VAR_FLAT|NEXP|DEPTH|MODEL|RESID|^SKY|CHI2|BLOBMODEL|EXP(TIME|MAP)?$|SEGM|"
@@ -37,6 +37,7 @@ _ROLE_NAMES = {"oow": "weight", "ood": "mask", "psf": "psf", "copsf": "psf", "iv
                "weight": "weight", "dq": "mask", "mask": "mask", "rms": "sigma", "err": "sigma", "noise": "sigma",
                "var": "variance",
                "psfs": "psf", "std": "sigma"}
+_ALONE = ("wht", "weight", "dq", "mask", "rms", "err", "var", "psf", "psfs", "copsf")  # as a name's last word
 _CP_PRODUCT = re.compile(r"_oo([iwd])_")  # DECam Community Pipeline: image, weight, data quality
 
 
@@ -66,7 +67,7 @@ def role_of_file(path: Path) -> str:
 
 
 def _role(hdu: Any) -> str:
-    for said in (text(hdu.header.get("IMAGETYP", "")).upper(), name_of(hdu)):
+    for said in (text(hdu.header.get("IMAGETYP", "")).upper(), name_of(hdu), text(hdu.header.get("EXTTYPE", "")).upper()):
         for role, pattern in _ROLES:
             if said and re.search(pattern, said):
                 return role
@@ -101,6 +102,10 @@ class _File:
 def planes_of(path: Path, hdus: fits.HDUList, asked: str | None) -> list[Plane]:
     """Every band in an open file. Raises ReadError if the pixels are no image of the sky."""
     found = image_hdus(hdus)
+    role, words = role_of_file(path), re.split(r"[^a-z0-9]+", parts.stem(path).lower())
+    if role != "image" and (_CP_PRODUCT.search(path.name) or words[-1] in _ALONE or {"invvar", "ivar"} & {*words}):
+        raise ReadError(path, f"holds by its name only the {role} of an image; read it together with that image, in a folder, "
+                              "or rename it")
     survey, how = survey_of([h.header for h in [*found, hdus[0]]], path, asked)
     file = _File(path, hdus, survey, how)
     roles = {id(h): _role(h) for h in found}
@@ -136,7 +141,7 @@ def _bands(file: _File, hdu: Any, count: int) -> list[str]:
             return list(row.bands)
         return [f"plane {i}" for i in range(count)]
     band = band_of(headers, file.survey)
-    named = band_in_name(file.path.name.split(".fit")[0], file.survey)
+    named = band_in_name(parts.stem(file.path), file.survey)
     return [band or (named[1] if named else "unknown")]
 
 
@@ -148,6 +153,9 @@ def _planes_of_hdu(file: _File, hdu: Any, beside: list[Any], roles: dict[int, st
         raise ReadError(file.path,
                         f"holds a cube of {shape[0]} planes, a spectral cube and not an image in a few bands; extract "
                                    "spectra or band images from it first")
+    if max(shape[-2:]) > 20 * min(shape[-2:]) and min(shape[-2:]) < 16:
+        raise ReadError(file.path, f"holds {min(shape[-2:])} rows of {max(shape[-2:]):,} pixels, which is no image of the sky; "
+                                   "leave it out")
     pixels = pixels_of(file.path, hdu).reshape(shape if len(shape) == 3 else (1, *shape))
     if pixels.dtype.kind not in "fiu":
         raise ReadError(file.path, f"holds pixels of type {pixels.dtype}, which is no measurement")
@@ -156,7 +164,7 @@ def _planes_of_hdu(file: _File, hdu: Any, beside: list[Any], roles: dict[int, st
     planes = []
     for index, (band, values) in enumerate(zip(bands, pixels, strict=True)):
         values, asinh_note = _linear(values, file.headers(hdu))
-        cal = calibration(file.headers(hdu), file.survey, band)
+        cal = calibration(file.headers(hdu), file.survey, band, values.dtype.kind in "iu")
         notes = [f"{file.path.name} HDU {file.hdus.index_of(hdu) if name_of(hdu) else _index(file.hdus, hdu)}",
                  f"survey {file.survey or 'unknown'} {file.how}", cal.note, *asinh_note]
         if wcs is None:

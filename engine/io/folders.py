@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engine.io import arrays, sniff
+from engine.io import arrays, parts, sniff
 from engine.io.errors import ReadError
 from engine.objects import Scalar, SkyObject
 
@@ -31,23 +31,18 @@ class Unit:
     kind: str
 
 
-def stem(path: Path) -> str:
-    """A file's name without its endings."""
-    return re.sub(r"\.(fits?|fz|npy|npz|jpe?g|png|csv|ecsv|tbl|txt|gz|bz2|xz)(?=\.|$)", "", path.name, flags=re.I)
-
-
 def image_name(path: Path) -> str:
     """A file's name without its band and role, all else as it was: the id of the image that files of this name are."""
     from engine.io.fits_headers import band_in_name
 
-    name = re.sub(r"_oo[iwd]_", "_", stem(path))  # the products of DECam's pipeline
+    name = re.sub(r"_oo[iwd]_", "_", parts.stem(path))  # the products of DECam's pipeline
     found = band_in_name(name, None)
     for word in (re.escape(found[0]) if found else None, _ROLE):
         if word is not None:
             at = list(re.finditer(rf"(^|[_. -])({word})(?![A-Za-z0-9])", name, re.I if word is _ROLE else 0))
             for match in reversed(at[-1:] if word is not _ROLE else at):
                 name = name[:match.start()] + name[match.end():]
-    return name.strip("_. ") or stem(path)
+    return name.strip("_. ") or parts.stem(path)
 
 
 def image_key(path: Path) -> str:
@@ -57,7 +52,7 @@ def image_key(path: Path) -> str:
 
 def ids_in(path: Path) -> set[str]:
     """The long numbers of a file's name, each of which may be an id."""
-    return set(_LONG.findall(_DECIMAL.sub(" ", stem(path))))
+    return set(_LONG.findall(_DECIMAL.sub(" ", parts.stem(path))))
 
 
 def units(files: Sequence[Path]) -> Iterator[Unit]:
@@ -97,13 +92,15 @@ def _kind(path: Path) -> str:
         return "array" if path.suffix == ".npy" else "other"
     if format != "fits":
         return "table" if format == "tables" else "other"
-    from engine.io import desi, fits_files, fits_images, fits_spectra
+    from engine.io import desi, fits_files, fits_images, fits_spectra, fits_tables
 
     with fits_files.open_fits(path) as hdus:
         if desi.is_desi(hdus):
             return "other"
         if fits_spectra.kind_of(hdus):
             return "spectrum"
+        if fits_tables.is_time_series(hdus):
+            return "other"
         found = fits_images.image_hdus(hdus)
         return "other" if len(found) > 50 else "image" if found else "table"
 
@@ -125,7 +122,7 @@ def read_image(unit: Unit, survey: str | None) -> Iterator[SkyObject]:
         planes = fits_images.with_side_files(planes, sides)
     if len(unit.files) > 1:
         notes.append(f"joined by name: {', '.join(p.name for p in unit.files)}")
-    name = image_name(unit.files[0]) if len(unit.files) > 1 else unit.files[0].name.split(".fits")[0]
+    name = image_name(unit.files[0]) if len(unit.files) > 1 else parts.stem(unit.files[0])
     yield fits_images.object_of(name, planes, unit.files[0]).with_history(*notes)
 
 

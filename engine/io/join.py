@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from engine.io import desi, realgalaxy
+from engine.io import desi, parts, realgalaxy
 from engine.io.errors import ReadError
-from engine.io.folders import MAX_TABLE, Unit, ids_in, merge, read_image, spectrum_ids, stem, units
+from engine.io.folders import MAX_TABLE, Unit, ids_in, merge, read_image, spectrum_ids, units
 from engine.objects import SkyObject
 
 
@@ -46,7 +46,7 @@ def works(files: Sequence[Path], survey: str | None) -> Iterator[Work]:
     rows = _rows(tables, survey) if things or others else {}
     used: dict[Path, set[str]] = defaultdict(set)
     for id, together in _together(things):
-        names = {id, *(stem(f) for u in together for f in u.files)}
+        names = {id, *(parts.stem(f) for u in together for f in u.files)}
         matches = list(dict.fromkeys(m for n in sorted(names) for m in rows.get(n, ())))
         for table, _, row in matches:
             used[table].add(row.id)
@@ -77,7 +77,7 @@ def _together(things: Sequence[Unit]) -> Iterator[tuple[str, list[Unit]]]:
         best = max(shared, key=len, default="")
         members = [u for u in by_id[best] if u not in done] if best else [unit]
         done.update(members)
-        id = best or max(_ids(unit), key=len, default="") or stem(unit.files[0])
+        id = best or max(_ids(unit), key=len, default="") or parts.stem(unit.files[0])
         yield id, sorted(members, key=lambda u: u.kind == "spectrum")
 
 

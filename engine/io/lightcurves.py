@@ -18,7 +18,7 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.time import Time
 
-from engine.io import snana
+from engine.io import parts, snana
 from engine.io.columns import Field, Plan, normal, numbers_of, objects, plan, split_unit, text_of
 from engine.io.errors import ReadError
 from engine.io.units import clean_unit
@@ -48,7 +48,7 @@ TIMES = (
     "t",
 )
 FLUXES = ("fluxcal", "pdcsap_flux", "psfflux", "psdiffflux", "psfdiffflux", "ujy", "flux", "flux_ujy", "flux_njy", "flux_mjy",
-          "forcediffimflux", "sap_flux", "det_flux", "kspsap_flux", "sys_rm_flux")
+          "forcediffimflux", "sap_flux", "det_flux", "kspsap_flux", "sys_rm_flux", "fcor", "rate")
 MAGNITUDES = ("mag", "magpsf", "magnitude", "psfmag", "mag_autocorr", "i_mag", "v_mag", "vmag", "g_mag", "r_mag", "m")
 BANDS = ("band", "filter", "flt", "passband", "fid", "filt", "filtercode", "f", "filterid", "bandpass")
 PER_OBJECT = (
@@ -157,13 +157,21 @@ def mjd_of(values: np.ndarray, name: str, meta: Mapping[str, Any] | None = None)
     meta = {str(k).upper(): v for k, v in (meta or {}).items()}
     text = name.lower()
     scale = "tcb" if "tcb" in text else "tdb" if re.search(r"b[tkj]?jd|tdb|bary", text) else "tai" if "tai" in text else "utc"
-    origin = next((o for n, o in ORIGINS.items() if normal(name).startswith(n)), None)
+    words = normal(name)  # the column's name, then its unit
+    origin = next((o for n, o in ORIGINS.items() if re.search(rf"(^|_){n}", words)), None)
     found = re.search(r"([bh]?)jd\s*-\s*(24\d{5}(?:\.\d+)?)", text)
     if found:
         origin = float(found[2])
         scale = "tdb" if found[1] == "b" and scale == "utc" else scale
     if origin is None and meta.get("BJDREFI") is not None:
         origin, scale = float(meta["BJDREFI"]) + float(meta.get("BJDREFF", 0.0)), "tdb"
+    start = _reference(meta)
+    if origin is None and start is not None:
+        said = str(meta.get("TIMESYS", "")).lower()
+        scale = said if said in Time.SCALES else scale
+        unit = clean_unit(meta.get("TIMEUNIT")) or u.s  # FITS's default
+        return start + (values + float(meta.get("TIMEZERO", 0.0))) * unit.to(u.d), scale, \
+            f"times are {unit} since MJD {start:.10g}, scale {scale}"
     finite = values[np.isfinite(values)]
     middle = float(np.median(finite)) if finite.size else 0.0
     if origin is not None and middle < 2_400_000:
@@ -173,6 +181,16 @@ def mjd_of(values: np.ndarray, name: str, meta: Mapping[str, Any] | None = None)
     if re.search(r"[hb]?jd", text) and "mjd" not in text and middle < 15000:  # OGLE, ASAS: HJD - 2450000
         return values + 49999.5, scale, f"times are JD - 2450000, scale {scale}"
     return values, scale, f"times are MJD, scale {scale}" + ("" if "tai" in text or scale == "tdb" else " (assumed)")
+
+
+def _reference(meta: Mapping[str, Any]) -> float | None:
+    """MJD of time zero by FITS's keywords (Rots et al. 2015, A&A 574, A36), or None if the header has none."""
+    for name, offset in (("MJDREF", 0.0), ("JDREF", 2400000.5)):
+        if meta.get(name) is not None:
+            return float(meta[name]) - offset
+        if meta.get(f"{name}I") is not None:
+            return float(meta[f"{name}I"]) - offset + float(meta.get(f"{name}F", 0.0))
+    return None
 
 
 def objects_from_columns(fields: Sequence[Field], columns: Mapping[str, Any], path: Path, survey: str | None,
@@ -197,7 +215,7 @@ def objects_from_columns(fields: Sequence[Field], columns: Mapping[str, Any], pa
         rest = tuple(notes) + (
             (f"{skipped} measurements without a value (upper limits, flags, gaps) left out",) if skipped else ()
         )
-        yield _with_scalars(fields, columns, layout, rows, name or path.stem, curves, path, rest)
+        yield _with_scalars(fields, columns, layout, rows, name or parts.stem(path), curves, path, rest)
     if not found:
         raise ReadError(path, "holds no measurement that is a number, only upper limits or gaps; leave it out")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import astropy.units as u
@@ -11,6 +13,12 @@ from astropy.coordinates import SkyCoord
 from engine.objects import Scalar
 
 REDSHIFT_RANGE = (-0.02, 20.0)  # nearby galaxies come towards us; what lies outside is a number that stands for "unknown"
+
+
+def stem(path: Path) -> str:
+    """A file's name without its endings: the id of what it holds where nothing else names it."""
+    name = re.sub(r"\.(fits?|fz|ftz|npy|npz|jpe?g|png|csv|ecsv|tbl|txt|gz|bz2|xz)(?=\.|$)", "", path.name, flags=re.I)
+    return (path.stem if name == path.name else name) or path.name
 
 
 def position(ra: Any, dec: Any) -> SkyCoord | None:

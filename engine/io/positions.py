@@ -16,7 +16,8 @@ PAIRS = (("ra", "dec"), ("ra", "decl"), ("ra", "de"), ("raj2000", "dej2000"), ("
          ("ra_d", "dec_d"), ("right_ascension", "declination"), ("rightascension", "declination"), ("s_ra", "s_dec"),
          ("target_ra", "target_dec"), ("plug_ra", "plug_dec"), ("alpha_j2000", "delta_j2000"), ("alpha", "delta"),
          ("meanra", "meandec"), ("ramean", "decmean"), ("coord_ra", "coord_dec"), ("ra_obj", "dec_obj"),
-         ("alphawin_j2000", "deltawin_j2000"), ("mean_fiber_ra", "mean_fiber_dec"), ("ra_pnt", "dec_pnt"))
+         ("alphawin_j2000", "deltawin_j2000"), ("mean_fiber_ra", "mean_fiber_dec"), ("raicrs", "deicrs"),
+         ("ra_pnt", "dec_pnt"))
 GALACTIC = (("l", "b"), ("glon", "glat"), ("gal_l", "gal_b"), ("gal_lon", "gal_lat"))
 B1950 = (("rab1950", "deb1950"), ("ra_b1950", "dec_b1950"), ("ra1950", "dec1950"), ("ra_1950", "de_1950"))
 COMPONENTS = ("rah", "ram", "ras", "de", "ded", "dem", "des")  # the columns RAh RAm RAs DE- DEd DEm DEs of a CDS table

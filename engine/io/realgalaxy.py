@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.io import parts
 from engine.io.errors import ReadError
 from engine.io.fits_files import columns_of, is_table, number, open_fits, pixels_of, rows_of, shape_of, text
 from engine.io.surveys import SURVEYS
@@ -47,7 +48,7 @@ def find(tables: Sequence[Path]) -> list[Stamps]:
             continue  # said when the file itself is read
         if named is None:
             continue
-        stem = path.name.split(".fits")[0]
+        stem = parts.stem(path)
         beside = tuple(t for t in tables if t.parent == path.parent and t.name.startswith((f"{stem}_fits.fits",
                                                                                             f"{stem}_selection.fits")))
         found.append(Stamps(path, named, beside))

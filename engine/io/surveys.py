@@ -116,7 +116,7 @@ _ALL = (
            ("decals", "legacysurvey", "legacysurveys", "legacy-survey", "ls", "ls-dr9", "ls-dr10", "mzls", "bass")),
     Survey("decam-exposure", "DECam community pipeline exposure",
            _bands(*_DECAM, None), None, 0.262, ("z", "r", "g"), 20.0, 8.0,
-           "NOIRLab DECam Community Pipeline (Valdes et al. 2014): counts, zero point MAGZERO or MAGZPT in each header",
+           "NOIRLab DECam Community Pipeline (Valdes et al. 2014): counts, zero point MAGZERO in each header",
            ("decam",)),
     Survey("hsc", "Hyper Suprime-Cam SSP",
            _bands("g r i z y", "4844 6259 7730 8912 9787", "1370 1490 1510 760 730", 27.0), ab_unit(27.0), 0.168,

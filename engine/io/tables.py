@@ -39,6 +39,8 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
         yield from objects_from_table(_parse(path, "ascii.ecsv", "an ECSV table"), path, survey)
     elif re.match(r"\s*(\\.*\n\s*)*\|.*\|\s*\n", start):
         yield from objects_from_table(_parse(path, "ascii.ipac", "an IPAC table"), path, survey)
+    elif start.startswith("#K IRAF"):
+        raise ReadError(path, "is a table of IRAF's daophot; convert it with txdump and name its columns")
     elif "Byte-by-byte Description" in start:
         yield from objects_from_table(_parse(path, "ascii.cds", "a CDS table"), path, survey)
     elif snana.is_snana(path):

@@ -10,6 +10,7 @@ from typing import Any
 import astropy.units as u
 import numpy as np
 
+from engine.io import parts
 from engine.io.columns import Field, is_vector_column, normal, numbers_of, split_unit, vector_of
 from engine.io.errors import ReadError
 from engine.io.units import clean_unit
@@ -48,6 +49,9 @@ ERRORS = (
     "uncertainty",
     "noise",
     "flux_sigma",
+    "err_flux",
+    "error_flux",
+    "sigma_flux",
 )
 IVARS = ("ivar", "flux_ivar", "invvar", "inverse_variance", "spectrum_ivar")
 MASKS = ("mask", "and_mask", "flag_mask")
@@ -65,6 +69,10 @@ def _unit(fields: Sequence[Field], name: str | None) -> Any:
     return None if found is None else clean_unit(found.unit if found.unit is not None else split_unit(found.name)[1])
 
 
+def _ucd(fields: Sequence[Field], name: str | None) -> str:
+    return next((f.ucd for f in fields if f.name == name), "")
+
+
 def to_vacuum(air: np.ndarray) -> np.ndarray:
     """Wavelengths in standard air as vacuum wavelengths, Angstrom (Morton 2000, ApJS 130, 403; below 2000 A unchanged)."""
     s = (1e4 / air) ** 2
@@ -72,23 +80,40 @@ def to_vacuum(air: np.ndarray) -> np.ndarray:
     return np.where(air > 2000, air * index, air)
 
 
-def angstrom(values: np.ndarray, unit: Any, name: str) -> tuple[np.ndarray, str]:
-    """Wavelengths as Angstrom in vacuum, and how they were understood. Where no unit is stated their size tells it."""
+def scaled(path: Path, values: np.ndarray, unit: Any) -> tuple[np.ndarray, str]:
+    """Wavelengths as Angstrom, and how they were understood. Where no unit is stated their size tells it.
+
+    Raises ReadError for a frequency or a velocity, and where the size tells nothing: 900 to 2600 are ultraviolet Angstrom
+    or near-infrared nm.
+    """
+    if unit is not None and unit.is_equivalent(u.AA):
+        return values * unit.to(u.AA), f"wavelengths in {unit}"
+    if unit is not None and unit != u.dimensionless_unscaled:
+        raise ReadError(path, f"has a spectrum over {unit}, not over wavelength; convert it to wavelengths first")
     good = values[np.isfinite(values) & (values > 0)]
-    top = float(good.max()) if good.size else 0.0
-    if normal(name) in ("loglam", "log_lam") or (unit is None and 2.5 < top < 4.8 and good.min() > 2.5):
+    low, top = (float(good.min()), float(good.max())) if good.size else (0.0, 0.0)
+    if low > 2.5 and top < 4.8:
+        return 10.0**values, "wavelengths taken as log10 of Angstrom (no unit stated)"
+    if top <= 60:
+        return values * 1e4, "wavelengths taken as micrometre (no unit stated)"
+    if low >= 900 and top <= 2600:
+        raise ReadError(path, f"has wavelengths from {low:.6g} to {top:.6g} without a unit, Angstrom or nm; state it, in the "
+                              "column's name (wavelength [nm]) or a header's CUNIT1")
+    if top <= 2600:
+        return values * 10.0, "wavelengths taken as nm (no unit stated)"
+    return values.astype(float), "wavelengths taken as Angstrom (no unit stated)"
+
+
+def angstrom(path: Path, values: np.ndarray, unit: Any, name: str, ucd: str = "") -> tuple[np.ndarray, str]:
+    """Wavelengths as Angstrom in vacuum, and how they were understood. Air is what a column's name or its UCD says (ESO)."""
+    if normal(name) in ("loglam", "log_lam"):
         out, how = 10.0**values, "10**loglam in Angstrom"
-    elif unit is not None and unit.is_equivalent(u.AA):
-        out, how = values * unit.to(u.AA), f"wavelengths in {unit}"
-    elif top <= 60:
-        out, how = values * 1e4, "wavelengths taken as micrometre (no unit stated)"
-    elif top <= 2600:
-        out, how = values * 10.0, "wavelengths taken as nm (no unit stated)"
     else:
-        out, how = values.astype(float), "wavelengths taken as Angstrom (no unit stated)"
-    if "air" in normal(name).split("_"):
+        out, how = scaled(path, values, unit)
+    if "air" in normal(name).split("_") or "obs.atmos" in ucd.lower():
         return to_vacuum(out), f"{how}, air converted to vacuum"
-    return out, f"{how}, " + ("vacuum" if "vac" in normal(name) else "taken as vacuum (not stated)")
+    stated = "vac" in normal(name) or ucd.lower() == "em.wl;obs" or ucd.lower() == "em.wl"
+    return out, f"{how}, " + ("vacuum" if stated else "taken as vacuum (not stated)")
 
 
 def spectrum(wave: np.ndarray, flux: np.ndarray, error: np.ndarray | None, ivar: np.ndarray | None, mask: np.ndarray | None,
@@ -104,6 +129,7 @@ def spectrum(wave: np.ndarray, flux: np.ndarray, error: np.ndarray | None, ivar:
     if keep.size < 2 or not np.isfinite(flux[keep]).any():
         return None
     if error is not None:
+        error = error.astype(float)  # the square of 1e-20 erg/s/cm2/A is nothing in float32
         with np.errstate(all="ignore"):
             ivar = np.where(np.isfinite(error) & (error > 0), 1.0 / error**2, 0.0)
     bad = ~np.isfinite(flux) if mask is None else (mask.astype(bool) | ~np.isfinite(flux))
@@ -138,13 +164,13 @@ def one_spectrum(fields: Sequence[Field], columns: Mapping[str, Any], path: Path
     assert wave is not None and flux is not None
     error, ivar = _pick(names, ERRORS), _pick(names, IVARS)
     mask = _pick(names, MASKS)
-    x, how = angstrom(numbers_of(columns[wave]), _unit(fields, wave), wave)
+    x, how = angstrom(path, numbers_of(columns[wave]), _unit(fields, wave), wave, _ucd(fields, wave))
     made = spectrum(x, numbers_of(columns[flux]), numbers_of(columns[error]) if error and not ivar else None,
                     numbers_of(columns[ivar]) if ivar else None, numbers_of(columns[mask]) != 0 if mask else None,
                     _unit(fields, flux), survey, path, (f"{path.name}: columns {wave}, {flux}", how))
     if made is None:
         raise ReadError(path, "holds a spectrum without a single finite flux; leave it out")
-    return SkyObject(path.stem.split(".")[0], spectra=(made,), history=(f"{path.name}: one spectrum, {len(x)} rows",))
+    return SkyObject(parts.stem(path), spectra=(made,), history=(f"{path.name}: one spectrum, {len(x)} rows",))
 
 
 # -- spectra in rows ------------------------------------------------------------------------------------------------
@@ -158,6 +184,7 @@ class RowSpectra:
     error: str | None
     ivar: str | None
     wave_unit: Any
+    wave_ucd: str
     flux_unit: Any
     path: Path
     survey: str | None
@@ -178,7 +205,7 @@ class RowSpectra:
             found = vector_of(block[self.wave][i])
             if found is None:
                 return ()
-            wave, how = angstrom(np.asarray(found, float), self.wave_unit, self.wave)
+            wave, how = angstrom(self.path, np.asarray(found, float), self.wave_unit, self.wave, self.wave_ucd)
         error, ivar = (None if c is None else vector_of(block[c][i]) for c in (self.error, self.ivar))
         made = spectrum(wave, flux, error, ivar, None, self.flux_unit, self.survey, self.path, (self.path.name, how))
         return () if made is None else (made,)
@@ -197,5 +224,5 @@ def spectra_in_rows(fields: Sequence[Field], columns: Mapping[str, Any], path: P
     unit, history = _unit(fields, flux), tuple[str, ...]()
     if unit is None and gaia:  # Gaia's own products, and the SPSS tables that GaiaXPy reads
         unit, history = GAIA_FLUX, ("flux unit W / (m2 nm), that of Gaia's sampled spectra",)
-    return RowSpectra(wave, flux, _pick(names, ERRORS), _pick(names, IVARS), _unit(fields, wave), unit, path,
-                      survey or ("gaia" if gaia else None), history)
+    return RowSpectra(wave, flux, _pick(names, ERRORS), _pick(names, IVARS), _unit(fields, wave), _ucd(fields, wave), unit,
+                      path, survey or ("gaia" if gaia else None), history)

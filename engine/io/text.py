@@ -318,9 +318,14 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
             found = split(text, delimiter) if delimiter and delimiter in text else text.split()
             if len(found) == len(names) and not any(number_or_none(n) is not None for n in found):
                 return found, body[0][0] - 1, [None] * len(found)
-        if len(names) in (2, 3) and all(numeric):
-            return ["time", "mag", "mag_err"][:len(names)], body[0][0] - 1, [None] * len(names)
-        raise ReadError(path, f"has no line that names its {len(names)} columns; add a header such as id,ra,dec,redshift")
+        found = _sextractor(comments, len(names))
+        if found is not None:
+            return found[0], body[0][0] - 1, found[1]
+        guess = _unnamed([split(line, delimiter) for _, line in body]) if len(names) in (2, 3) and all(numeric) else None
+        if guess is None:
+            such = "wavelength,flux or mjd,mag,mag_err" if len(names) < 4 else "id,ra,dec,redshift"
+            raise ReadError(path, f"has no line that names its {len(names)} columns; add a header such as {such}")
+        return guess[:len(names)], body[0][0] - 1, [None] * len(names)
     units: list[Any]
     skip, units = body[0][0], [split_unit(n)[1] for n in names]
     rules = [i for i, (_, line) in enumerate(body[1:3], start=1) if _RULE.fullmatch(line)]
@@ -338,3 +343,39 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
     if len(names) == 1 and delimiter is None:
         raise ReadError(path, "has a single column and no values beside it; nothing in it can be shown on a map")
     return names, skip, units
+
+
+def _sextractor(comments: list[tuple[int, str]], width: int) -> tuple[list[str], list[Any]] | None:
+    """(names, units) of SExtractor's ASCII_HEAD, "#   2 FLUX_APER   Flux vector   [count]"; a vector's columns follow it."""
+    found: dict[int, tuple[str, str | None]] = {}
+    for _, line in comments:
+        match = re.match(r"#\s*(\d+)\s+([A-Za-z]\w*)(?:\s.*?)?(?:\[([^\]]+)\])?\s*$", line)
+        if match:
+            found[int(match[1])] = (match[2], match[3])
+    if 1 not in found or max(found) > width:
+        return None
+    names: list[str] = []
+    units: list[Any] = []
+    first = 1
+    for i in range(1, width + 1):
+        first = i if i in found else first
+        names.append(found[first][0] + (f"_{i - first + 1}" if i > first else ""))
+        units.append(found[first][1])
+    return names, units
+
+
+def _unnamed(rows: list[list[str]]) -> list[str] | None:
+    """What two or three columns of numbers without a name are: a spectrum, magnitudes over time, or None.
+
+    Wavelengths go up in steps that are much alike; what is larger than 30,000 and no wavelength is a Julian date or MJD.
+    """
+    numbers = [[number_or_none(c) for c in row[:2]] for row in rows]
+    if len(numbers) < 2 or any(len(row) < 2 or None in row for row in numbers):
+        return None
+    x, y = np.array(numbers, dtype=float).T
+    steps = np.diff(x)
+    if x.min() > 30_000:
+        return ["time", "mag", "mag_err"] if np.all((y > 5) & (y < 35)) else None
+    alike = len(x) >= 10 and bool(np.all(steps > 0)) and steps.max() <= 3 * steps.min()
+    wavelengths = x.min() >= 100 or (x.max() < 60 and steps.min() < 0.1)
+    return ["wavelength", "flux", "flux_err"] if alike and wavelengths else None
