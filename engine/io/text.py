@@ -318,9 +318,9 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
             found = split(text, delimiter) if delimiter and delimiter in text else text.split()
             if len(found) == len(names) and not any(number_or_none(n) is not None for n in found):
                 return found, body[0][0] - 1, [None] * len(found)
-        found = _sextractor(comments, len(names))
-        if found is not None:
-            return found[0], body[0][0] - 1, found[1]
+        of_sextractor = _sextractor(comments, len(names))
+        if of_sextractor is not None:
+            return of_sextractor[0], body[0][0] - 1, of_sextractor[1]
         guess = _unnamed([split(line, delimiter) for _, line in body]) if len(names) in (2, 3) and all(numeric) else None
         if guess is None:
             such = "wavelength,flux or mjd,mag,mag_err" if len(names) < 4 else "id,ra,dec,redshift"
