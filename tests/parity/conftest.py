@@ -13,11 +13,6 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the reference must not go looking for models
 
-DOMAINS = ("tok_flux_g", "tok_image", "tok_z", "tok_spectrum_desi", "catalog", "tok_segmap", "tok_xp_bp")
-BARE: dict[str, Any] = dict(domains_in=list(DOMAINS), domains_out=list(DOMAINS), dim=32, encoder_depth=2, decoder_depth=2,
-                            num_heads=4, norm_bias=True, act_layer="GELU")
-NO_BIAS = dict(norm_bias=False, qkv_bias=False, proj_bias=False, mlp_bias=False)
-
 
 @pytest.fixture(scope="session")
 def aion() -> Any:
@@ -33,8 +28,7 @@ class Peers:
     def __init__(self, aion: Any, folder: Path) -> None:
         self.aion, self.folder, self.made = aion, folder, dict[str, tuple[Any, Path]]()
 
-    def __call__(self, **changes: Any) -> tuple[Any, Path]:
-        config = BARE | changes
+    def __call__(self, config: dict[str, Any]) -> tuple[Any, Path]:
         if (key := repr(config)) not in self.made:
             model = self.aion.AION(config).eval().requires_grad_(False)
             randomise(model, seed=len(self.made))
@@ -46,7 +40,7 @@ class Peers:
 
 @pytest.fixture(scope="session")
 def peer(aion: Any, tmp_path_factory: pytest.TempPathFactory) -> Peers:
-    """peer(**changes to BARE) -> a random model of the reference, and the folder in which it is saved."""
+    """peer(configuration) -> a random model of the reference, and the folder in which it is saved."""
     return Peers(aion, tmp_path_factory.mktemp("aion"))
 
 
