@@ -298,6 +298,15 @@ class ZIndex:
         level = 9 + int(np.searchsorted(LEVEL_STEPS, len(points), side="right"))
         return cls(extent, level, placed.size, points[order], rows[order], codes, _offsets(codes, level))
 
+    @cached_property
+    def box(self) -> tuple[float, float, float, float]:
+        """x0, x1, y0, y1 of the points; the extent's if there are none."""
+        if not len(self.xy):
+            e = self.extent
+            return e.x0, e.x0 + e.side, e.y0, e.y0 + e.side
+        (x0, y0), (x1, y1) = self.xy.min(axis=0).tolist(), self.xy.max(axis=0).tolist()
+        return x0, x1, y0, y1
+
     def save(self, folder: Path | str) -> None:
         """Write the index into a folder as plain arrays and index.json (written last: without it there is no index)."""
         folder = Path(folder)

@@ -128,8 +128,8 @@ class Desk:
         for name in names:
             index = self.tiles(name).index
             e = index.extent
-            out.append({"name": name, "title": map_title(name), "x0": e.x0, "y0": e.y0, "side": e.side, "placed": len(index),
-                        "version": self.map_version(name)})
+            out.append({"name": name, "title": map_title(name), "x0": e.x0, "y0": e.y0, "side": e.side, "box": index.box,
+                        "placed": len(index), "version": self.map_version(name)})
         return out
 
     def start(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 // The map: tiles on a canvas, panned and zoomed by hand, with the chosen object and its neighbours drawn on top.
 
-const LIMIT = 700, MAX_ZOOM = 14, AHEAD = 28, TAP_RADIUS = 12;
+const LIMIT = 700, MAX_ZOOM = 14, AHEAD = 28, TAP_RADIUS = 12, MARGIN = 24;
 
 export class SkyMap {
   // ask: {tile(layer, z, x, y) -> url, tap(x, y, radius) -> {row, id, x, y}}; on: {pick(row), hover(hit, event), moved(view)}
@@ -16,7 +16,7 @@ export class SkyMap {
 
   // -- what is shown
 
-  show(layer) { // layer: {key, extent: {x0, y0, side}, ground: colour}
+  show(layer) { // layer: {key, extent: {x0, y0, side, box: [x0, x1, y0, y1] of the points}, ground: colour}
     const first = !this.layers.length, before = this.layer;
     if (before && before.key === layer.key) { return; }
     const same = before && before.map === layer.map;
@@ -43,9 +43,10 @@ export class SkyMap {
 
   fit() {
     if (!this.layer || !this.width) { return; }
-    const { x0, y0, side } = this.layer.extent;
-    this.fitted = Math.min(this.width, this.height) / side * 0.98;
-    this.view = { x: x0 + side / 2, y: y0 + side / 2, scale: this.fitted };
+    const [x0, x1, y0, y1] = this.layer.extent.box, least = this.layer.extent.side * 1e-3; // of a single point, or a row of them
+    this.fitted = Math.min((this.width - 2 * MARGIN) / Math.max(x1 - x0, least), (this.height - 2 * MARGIN) / Math.max(y1 - y0, least));
+    this.view = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, scale: this.clamp(this.fitted) };
+    this.fitted = this.view.scale;
     this.moved();
     this.untouched = true; // until a hand moves it, the whole map stays in view when the page changes its size
   }
