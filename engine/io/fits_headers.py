@@ -11,6 +11,7 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
+from astropy.wcs.utils import wcs_to_celestial_frame
 
 from engine.io.fits_files import number, quiet, text
 from engine.io.surveys import SURVEYS, ab_unit, find_survey, match_band
@@ -65,6 +66,8 @@ def survey_of(headers: list[fits.Header], path: Path, asked: str | None) -> tupl
             for word, key in words:
                 if word in said:
                     return _which_decam(key, headers), "from the header"
+    if any(text(h.get("FILTER", "")).startswith("HSC-") for h in headers):
+        return "hsc", "from the header's FILTER"
     if any("MP_DETECTED" in h and "FLUXMAG0" in h for h in headers):
         return "hsc", "from the header's mask planes and FLUXMAG0"
     if any("BANDS" in h and "BAND0" in h for h in headers):
@@ -182,6 +185,8 @@ def calibration(headers: list[fits.Header], survey: str | None, band: str | None
                                         and known.zero_point is not None)
         note = f"unit {unit} from BUNIT" + (f", AB zero point {zero[0]:.4f} ({zero[1]})" if zero else "")
         return Calibration(unit, has_zero, note)
+    if unit is None and zero is None and any(number(h.get("FLUXMAG0")) == 0 for h in headers):
+        return Calibration(None, False, "unit unknown: FLUXMAG0 = 0, the exposure was not calibrated")
     if whole and row is not None and row.unit not in (None, u.ct, u.adu, u.DN):
         return Calibration(None, False, f"unit unknown: whole numbers are not the {row.unit} of {row.title}, and no BUNIT")
     if row is not None and row.unit is not None:
@@ -202,6 +207,7 @@ def wcs_of(header: fits.Header) -> tuple[WCS | None, str]:
             if not wcs.has_celestial:
                 return None, "the header's WCS is not on the sky"
             wcs = wcs.celestial
+            wcs_to_celestial_frame(wcs)  # raises for the Sun and the planets
             ny, nx = wcs.array_shape or (1, 1)
             corner = wcs.pixel_to_world_values([0.0, nx - 1.0], [0.0, ny - 1.0])
             step = np.linalg.det(wcs.pixel_scale_matrix)

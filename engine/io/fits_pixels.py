@@ -21,7 +21,7 @@ from engine.io.errors import ReadError
 from engine.io.fits_axes import frame, header_axis, header_position, in_vacuum, make, unit_of
 from engine.io.fits_files import columns_of, is_table, name_of, native, pixels_of, rows_of, shape_of, text
 from engine.io.surveys import find_survey
-from engine.io.units import clean_unit
+from engine.io.units import clean_unit, is_flux
 from engine.objects import Scalar, SkyObject, Spectrum
 
 MIN_PIXELS = 10
@@ -29,7 +29,6 @@ _SPECTRAL = re.compile(r"(WAVE|AWAV|LAMB|LINEAR|LOG)[^/]*")
 _OWN = re.compile(r"(WAVE|AWAV|LAMB|LOG)[^/]*")  # LINEAR alone says nothing of a plane: detectors have linear axes too
 _NOISE = (("ivar", r"IVAR|INVVAR"), ("variance", r"VAR(IANCE)?|STAT"),
           ("sigma", r"ERR(OR)?S?|SIGMA|NOISE|UNCERT(AINTY)?|STD(DEV)?"))
-_COUNTS = (u.ct, u.adu, u.electron, u.DN)
 
 
 def is_spectra(hdu: Any, hdus: fits.HDUList) -> bool:
@@ -78,7 +77,7 @@ def _spectrum(path: Path, hdu: Any, wave: Any, flux: Any, ivar: Any, mask: Any, 
     unit = clean_unit(text(hdu.header.get("BUNIT", "")))
     found = find_survey(survey) if survey else None
     return make(path, wave, flux, ivar, mask, survey=found.key if found else survey, unit=unit,
-                calibrated=unit is not None and unit not in _COUNTS,
+                calibrated=is_flux(unit),
                 history=(f"{path.name} HDU {name_of(hdu) or 0}", how, frame(hdu.header)))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from engine.io import parts
 from engine.io.columns import Field, is_vector_column, normal, numbers_of, split_unit, vector_of
 from engine.io.errors import ReadError
-from engine.io.units import clean_unit
+from engine.io.units import clean_unit, is_flux
 from engine.objects import SkyObject, Spectrum
 
 WAVES = (
@@ -139,7 +139,7 @@ def spectrum(wave: np.ndarray, flux: np.ndarray, error: np.ndarray | None, ivar:
     if resolution is not None and np.ndim(resolution):
         resolution = np.asarray(resolution)[keep]
     return Spectrum(wave[keep], flux[keep], None if ivar is None else ivar[keep], bad[keep], resolution, survey, unit,
-                    calibrated=unit is not None and unit not in (u.ct, u.adu, u.electron, u.DN), history=history)
+                    calibrated=is_flux(unit), history=history)
 
 
 # -- one spectrum as a table ----------------------------------------------------------------------------------------

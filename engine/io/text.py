@@ -324,7 +324,8 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
         guess = _unnamed([split(line, delimiter) for _, line in body]) if len(names) in (2, 3) and all(numeric) else None
         if guess is None:
             such = "wavelength,flux or mjd,mag,mag_err" if len(names) < 4 else "id,ra,dec,redshift"
-            raise ReadError(path, f"has no line that names its {len(names)} columns; add a header such as {such}")
+            what = f"{len(names)} columns" if len(names) > 1 else "only column"
+            raise ReadError(path, f"has no line that names its {what}; add a header such as {such}")
         return guess[:len(names)], body[0][0] - 1, [None] * len(names)
     units: list[Any]
     skip, units = body[0][0], [split_unit(n)[1] for n in names]

@@ -51,6 +51,11 @@ def clean_unit(unit: Any) -> u.UnitBase | None:
     return _parse(unit.to_string()) or unit  # a VOTable's 'electron' is a unit of its own that equals no other
 
 
+def is_flux(unit: u.UnitBase | None) -> bool:
+    """Whether the unit of a spectrum is one of light, and not of what a detector counted."""
+    return unit is not None and not {u.ct, u.adu, u.electron, u.DN} & set(unit.bases)
+
+
 @lru_cache(maxsize=4096)
 def _parse(text: str) -> u.UnitBase | None:
     text = text.strip().strip("'\"") if text.count("'") == 2 and text.strip()[:1] == text.strip()[-1:] == "'" else text.strip()

@@ -79,6 +79,7 @@ def test_fibres_of_2df(tmp_path: Path) -> None:
     ({"CTYPE1": "WAVELENGTH [nm]", "CRVAL1": 500.0}, 5000.0, "the header does not say"),
     ({"CTYPE1": "AWAV", "CUNIT1": "Angstrom", "CRVAL1": 5000.0}, float(to_vacuum(np.array([5000.0]))[0]), "air"),
     ({"CRVAL1": 5000.0}, 5000.0, "no unit"),
+    ({"CTYPE1": "WAVE", "CUNIT1": "nm", "CRVAL1": 500.0, "BUNIT": "ct / nm"}, 5000.0, ", vacuum"),
     ({"CTYPE1": "LINEAR", "CRVAL1": 1200.0, "DC-FLAG": 0}, 1200.0, "Angstrom"),
     ({"CTYPE1": "WAVE", "CUNIT1": "Angstrom", "CRVAL1": 5000.0, "CRPIX1": 0.0}, 5001.0, "vacuum"),
 ])
@@ -88,6 +89,7 @@ def test_wavelength_axes(tmp_path: Path, cards: dict[str, float | str], first: f
     hdu.writeto(tmp_path / "one.fits")
     (found,) = read(tmp_path / "one.fits")
     assert found.spectra[0].wavelength[0] == pytest.approx(first) and says in " ".join(found.spectra[0].history)
+    assert not found.spectra[0].calibrated
 
 
 def test_axes_that_cannot_be_known(tmp_path: Path) -> None:
@@ -220,6 +222,9 @@ def test_numbers_that_look_like_a_zero_point_or_a_survey(tmp_path: Path) -> None
     _image(tmp_path / "hst_deep.fits")  # with which of its cameras?
     (found,) = read(tmp_path / "hst_deep.fits")
     assert found.images[0].survey is None and found.images[0].unit is None
+    _image(tmp_path / "hsc_visit.fits", FILTER="HSC-I", FLUXMAG0=0.0)  # not calibrated yet
+    (found,) = read(tmp_path / "hsc_visit.fits")
+    assert found.images[0].bands == ("i",) and found.images[0].unit is None and not found.images[0].calibrated
     raw = fits.PrimaryHDU(np.arange(400, dtype="u2").reshape(20, 20), fits.Header(SKY))
     raw.header.update(INSTRUME="OMEGACAM", FILTER="r_SDSS")
     raw.writeto(tmp_path / "raw.fits")  # counts of a detector, no coadd
@@ -236,6 +241,12 @@ def test_muse_and_older_rubin_planes(tmp_path: Path) -> None:
         (found,) = read(tmp_path / name)
         assert len(found.images) == 1 and found.images[0].pixels.shape == (1, 20, 20)
         np.testing.assert_allclose(found.images[0].ivar[0], 1 / stat.data, rtol=1e-5)
+
+
+def test_an_image_of_the_sun_has_no_place_among_the_stars(tmp_path: Path) -> None:
+    _image(tmp_path / "sun.fits", CTYPE1="HPLN-TAN", CTYPE2="HPLT-TAN")
+    (found,) = read(tmp_path / "sun.fits")
+    assert found.position is None and found.images[0].wcs is None
 
 
 def test_rows_of_pixels_are_no_image(tmp_path: Path) -> None:
