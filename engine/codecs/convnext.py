@@ -21,6 +21,8 @@ class Norm(nn.LayerNorm):
         super().__init__(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu":  # where the kernel takes bfloat16 beside float32 weights, and reckons in float32
+            return super().forward(x)
         return super().forward(x.float()).to(x.dtype)
 
 
@@ -64,9 +66,15 @@ class Block(nn.Module):
         self.beta = nn.Parameter(torch.zeros(4 * width))
         self.down = nn.Linear(4 * width, width)
 
+    def _depthwise(self, x: Tensor) -> Tensor:
+        """As an image of one row, whose channels may lie last in memory: nothing has to be moved."""
+        conv = self.depthwise
+        x = x.transpose(1, 2).unsqueeze(2)
+        return F.conv2d(x, conv.weight.unsqueeze(2), conv.bias, padding=(0, 3), groups=conv.groups).squeeze(2).transpose(1, 2)
+
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.up(self.norm(self.depthwise(x.transpose(1, 2)).transpose(1, 2))))
-        size = torch.linalg.vector_norm(y, dim=1, keepdim=True, dtype=torch.float32)
+        y = F.gelu(self.up(self.norm(self._depthwise(x))))
+        size = y.square().sum(1, keepdim=True).float().sqrt()
         response = size / (size.mean(-1, keepdim=True) + EPSILON)
         # x + gamma x N + beta (eq. 3 of the paper) is a scale of every channel and a shift: the shift goes into the next bias.
         scale = (1 + self.gamma * response).to(y.dtype)

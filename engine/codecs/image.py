@@ -109,8 +109,8 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, y x, W), no copy
-        weight = self.score(pixels).float().softmax(1).to(x.dtype)
-        context = (weight.transpose(1, 2) @ pixels)[:, 0]
+        weight = self.score(pixels).mT.float().softmax(-1).to(x.dtype)  # (B, 1, y x); along the last axis it is vectorised
+        context = (weight @ pixels)[:, 0]
         return torch.sigmoid(self.widen(F.leaky_relu(self.narrow(context), 0.1)))[..., None, None]
 
 
@@ -162,6 +162,14 @@ def decoder(c: ImageConfig) -> nn.Sequential:
         layers += [units(width, c.units), Up(width)]
         width //= 2
     return nn.Sequential(*layers, Unit(width))
+
+
+def channels_last(half: nn.Sequential) -> None:
+    """Lay the weights of a half out as its convolutions want them, once, on first use: what is not used stays in the file."""
+    first = next(p for p in half.parameters() if p.ndim == 4)
+    if not first.is_contiguous(memory_format=torch.channels_last):
+        with torch.inference_mode(False):
+            half.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class FieldEmbedding(nn.Module):
@@ -267,6 +275,7 @@ class ImageCodec(nn.Module):
         return asinh(x / softening) * (softening * self.config.gain), found
 
     def _encoded(self, x: Tensor, bands: list[int]) -> Tensor:
+        channels_last(self.encoder)
         h = self.encoder(self.embed(x, bands).to(self._dtype()))
         return self.to_code(self.norm(h.permute(0, 2, 3, 1).float()))
 
@@ -286,6 +295,7 @@ class ImageCodec(nn.Module):
         return torch.cat(flux) if flux else torch.zeros(0, len(found), SIZE, SIZE, device=self.device)
 
     def _decoded(self, codes: Tensor, bands: list[int]) -> Tensor:
+        channels_last(self.decoder)
         h = self.from_code(codes).to(self._dtype()).permute(0, 3, 1, 2)  # channels last in memory, and so it stays
         x = self.readout(self.decoder(h), bands) / (self.config.gain * self.config.softening)
         unit = torch.tensor([BANDS[i].unit for i in bands], device=x.device)[:, None, None]
