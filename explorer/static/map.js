@@ -1,6 +1,6 @@
 // The map: tiles on a canvas, panned and zoomed by hand, with the chosen object and its neighbours drawn on top.
 
-const LIMIT = 700, MAX_ZOOM = 14, AHEAD = 28, TAP_RADIUS = 12, MARGIN = 24;
+const LIMIT = 700, MAX_ZOOM = 14, AHEAD = 28, TAP_RADIUS = 12, FREE = [36, 64, 20, 20]; // pixels of the edges, clockwise from the top, that the hint and the buttons need
 
 export class SkyMap {
   // ask: {tile(layer, z, x, y) -> url, tap(x, y, radius) -> {row, id, x, y}}; on: {pick(row), hover(hit, event), moved(view)}
@@ -44,9 +44,9 @@ export class SkyMap {
   fit() {
     if (!this.layer || !this.width) { return; }
     const [x0, x1, y0, y1] = this.layer.extent.box, least = this.layer.extent.side * 1e-3; // of a single point, or a row of them
-    this.fitted = Math.min((this.width - 2 * MARGIN) / Math.max(x1 - x0, least), (this.height - 2 * MARGIN) / Math.max(y1 - y0, least));
-    this.view = { x: (x0 + x1) / 2, y: (y0 + y1) / 2, scale: this.clamp(this.fitted) };
-    this.fitted = this.view.scale;
+    const [top, right, bottom, left] = FREE;
+    this.fitted = this.clamp(Math.min((this.width - left - right) / Math.max(x1 - x0, least), (this.height - top - bottom) / Math.max(y1 - y0, least)));
+    this.view = { x: (x0 + x1) / 2 + (right - left) / 2 / this.fitted, y: (y0 + y1) / 2 + (top - bottom) / 2 / this.fitted, scale: this.fitted };
     this.moved();
     this.untouched = true; // until a hand moves it, the whole map stays in view when the page changes its size
   }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -84,6 +86,15 @@ def test_many_at_once_get_each_their_own(client: httpx.Client) -> None:
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda row: client.get(f"{PREFIX}object/{row}.json").json(), [*range(COUNT)] * 2))
     assert [a["row"] for a in answers] == [*range(COUNT)] * 2
+
+
+def test_in_a_notebook_no_script_comes_from_afar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr("panel.extension", lambda **options: asked.append(options))
+    for shell, expected in ((None, []), (SimpleNamespace(kernel=object()), [{"inline": True}])):
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        explorer.view(folder)
+        assert asked == expected
 
 
 def test_a_notebook_view_answers_on_this_machine_only(folder: Path) -> None:

@@ -224,7 +224,8 @@ def test_a_table_of_positions_is_served_as_a_map_of_the_sky(tmp_path: Path) -> N
     with running("serve", tmp_path / "l.sky") as server, visit(server.address) as seen:
         page = seen.page
         page.goto(server.address)
-        page.wait_for_function("window.omnisky?.card.card && omnisky.map.sharp && !omnisky.now.progress.running", timeout=60_000)
+        ready = "window.omnisky?.card.card && omnisky.map.sharp && !omnisky.now.progress.running"
+        page.wait_for_function(ready, timeout=60_000)
         assert page.evaluate("omnisky.now.maps.map(m => [m.name, m.placed])") == [["sky", 5]]
         assert "north up, east left" in page.locator(".hint").inner_text()
         spots = page.evaluate("""async () => { const b = omnisky.map.canvas.getBoundingClientRect();
