@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from explorer.desk import Desk
 
 LOCAL = ("127.0.0.1", "localhost")
+DEMO_MAPS = 5  # UMAP and PCA of images and of spectra, and the sky
 Port = Annotated[int, typer.Option(help="Where the page answers.", min=1, max=65535)]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")]
 Model = Annotated[Path | None, typer.Option(help="A folder with a model; the one shipped with Omnisky if left out.")]
@@ -55,7 +56,7 @@ def demo(
 
         def ready(address: str) -> None:
             said(address, no_browser)
-            if not done(desk, objects):
+            if not done(desk, objects, model):
                 Work(desk, "demo", objects=objects, seed=seed, model=None if model is None else str(model))
 
         until_stopped(lambda: serve(desk, port=port, ready=ready))
@@ -104,11 +105,16 @@ def check_login(path: Path) -> None:
         raise typer.BadParameter(f'{path} must hold names and passwords, such as {{"ada": "secret"}}', param_hint="--login")
 
 
-def done(desk: Desk, objects: int) -> bool:
-    """Whether the demo sky is complete."""
+def done(desk: Desk, objects: int, model: Path | None) -> bool:
+    """Whether the demo sky is complete, with vectors of this model."""
+    from engine.shipped import SHIPPED, checksum
     from explorer.startup import needs_work
 
-    return desk.there and len(desk.sky) >= objects and len(desk.sky.maps) >= 4 and not needs_work(desk)
+    if not desk.there or len(desk.sky) < objects or needs_work(desk) or len(desk.sky.maps) < DEMO_MAPS:
+        return False
+    weights = (SHIPPED if model is None else model) / "model.safetensors"
+    known = {desk.sky.embeddings(space).manifest["checksum"] for space in desk.sky.spaces}
+    return not weights.exists() or known == {checksum(weights)}
 
 
 def said(address: str, no_browser: bool) -> None:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.checkpoints.tensors import checksum, read_tensors
+from engine.checkpoints.tensors import read_tensors
 from engine.models import AstroClip, AstroClipConfig
 from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
 from engine.models.processor import fast_bfloat16
+from engine.shipped import SHIPPED, checksum
 
 if TYPE_CHECKING:
     from engine.objects import SkyObject
@@ -30,7 +31,6 @@ KIND, FORMAT = "astroclip", 1
 BATCH = 128
 PIECE = 8  # objects prepared at a time: their pixels fit into a processor's cache
 LEAST_COVERAGE = 0.05  # of the grid's bins; with fewer a spectrum has no vector
-SHIPPED = Path(__file__).resolve().parents[2] / "assets" / "astroclip-demo"
 
 
 def save(folder: str | Path, model: AstroClip, trained: dict[str, Any], dtype: torch.dtype = torch.float16) -> str:

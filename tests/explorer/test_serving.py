@@ -24,6 +24,8 @@ from bokeh.client import pull_session
 from card_page import visit
 
 from engine import jobs
+from explorer.cli import done
+from explorer.desk import Desk
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "explorer.cli"]
@@ -172,6 +174,17 @@ def test_a_login_keeps_strangers_out(folder: Path, tmp_path: Path) -> None:
         for password, welcome in (("wrong", False), ("secret", True)):
             client.post("/login", data={"username": "ada", "password": password})
             assert ("<title>Omnisky</title>" in client.get("/", follow_redirects=True).text) == welcome
+
+
+def test_a_demo_sky_of_another_model_is_not_done(tmp_path: Path) -> None:
+    sky = tmp_path / "d.sky"
+    list(jobs.demo(sky, 12))
+    assert done(Desk(sky), 12, None) and not done(Desk(sky), 13, None)
+    manifest = sky / "embeddings" / "image" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"checksum": "another"}))
+    assert not done(Desk(sky), 12, None)
+    list(jobs.demo(sky, 12))
+    assert done(Desk(sky), 12, None)
 
 
 @pytest.mark.browser
