@@ -22,7 +22,7 @@ export class SkyMap {
     const same = before && before.map === layer.map;
     this.layers = same ? [...this.layers.slice(-1), layer] : [layer];
     this.layer = layer;
-    if (first || !same) { this.fit(); }
+    if (first || !same || (this.untouched && !this.asked)) { this.fit(); } // a map that grows stays whole in view until a hand moves it
     this.redraw();
   }
 
