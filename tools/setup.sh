@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the virtual environment: torch first (a CPU build unless one is asked for), then the project with its test tools.
+# Makes the virtual environment: torch first (a CPU build unless one is asked for), then the project with its test tools and AION-1 to compare with.
 set -euo pipefail
 python="$1"; venv="$2"
 
@@ -22,7 +22,7 @@ if ! "$venv/bin/python" -c "import torch" 2>/dev/null; then
   fi
 fi
 echo "[setup] installing Omnisky and its tools"
-"${pip[@]}" -e '.[dev]'
+"${pip[@]}" -e '.[dev,parity]'
 echo "[setup] compiling UMAP, once"
 "$venv/bin/python" -c "from engine.maps import warm_up; warm_up()" 2>/dev/null || true  # only saves time; doctor says what is wrong
 echo "[setup] ready"
