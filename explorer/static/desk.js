@@ -64,7 +64,7 @@ class Desk {
     const zoom = (text, title, act) => h("button", { class: "icon", title, "aria-label": title, onclick: act }, text);
     const tools = h("div", { class: "zoom" }, zoom("+", "zoom in (+)", () => this.map.zoom(2)), zoom("−", "zoom out (−)", () => this.map.zoom(0.5)), zoom("⤢", "whole map (0)", () => this.map.fit()));
     this.wait = h("div", { class: "wait", hidden: "" });
-    this.centre = h("section", { class: "centre" }, h("div", { class: "bar" }, this.mapChoice, h("label", {}, "colour", this.colourChoice), this.legend), h("div", { class: "mapbox" }, this.canvas, tools, this.hint, this.tip, this.wait));
+    this.centre = h("section", { class: "centre", "aria-label": "the map" }, h("div", { class: "bar" }, this.mapChoice, h("label", {}, "colour", this.colourChoice), this.legend), h("div", { class: "mapbox" }, this.canvas, tools, this.hint, this.tip, this.wait));
     this.strip = new Strip(h("section", { class: "strip", "aria-label": "neighbours" }), this);
     this.card = new Card(h("aside", { class: "card", "aria-label": "the current object" }), this);
     this.live = h("div", { class: "live", "aria-live": "polite" }); this.toast = h("div", { class: "toast", hidden: "" });

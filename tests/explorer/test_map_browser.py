@@ -355,3 +355,11 @@ def test_the_map_stays_put_when_the_window_changes_but_keeps_its_shape(seen: Vis
         assert b[0] - a[0] == pytest.approx(a[1] - b[1])  # north of the map is up, and a unit is a unit both ways
     finally:
         seen.page.set_viewport_size({"width": 1440, "height": 900})
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_axe_finds_no_barrier(seen: Visit, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    opened(seen, f"?theme={theme}&o=small:3")
+    found = axe.Axe().run(seen.page).response["violations"]
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
