@@ -135,9 +135,11 @@ def _converted(files: list[Path], names: set[str], dtype: torch.dtype) -> dict[s
 
 def _extras(model: Omni) -> Iterator[tuple[str, Tensor]]:
     """Tensors of the published files that are no parameters: fixed positions, and biases of norms that have none."""
+    rows = model.inputs | model.outputs
+    tables = {key: position_table(m, model.config.dim)[None] for key, m in rows.items()}
     for side, modalities in (("encoder_embeddings", model.inputs), ("decoder_embeddings", model.outputs)):
-        for key, modality in modalities.items():
-            yield f"{side}.{key}.pos_emb", position_table(modality, model.config.dim)[None]
+        for key in modalities:
+            yield f"{side}.{key}.pos_emb", tables[key]
     for name, module in model.named_modules():
         if isinstance(module, nn.LayerNorm) and module.bias is None:
             yield f"{name}.bias", torch.zeros(module.normalized_shape)

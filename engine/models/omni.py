@@ -61,7 +61,8 @@ class Embedding(nn.Module):
 
     def __init__(self, modality: Modality, dim: int, own: bool, out: bool) -> None:
         super().__init__()
-        self.token_emb = nn.Embedding(modality.vocabulary, dim)
+        # Given its table, it draws none: on the meta device that would import a second of torch's Python.
+        self.token_emb = nn.Embedding.from_pretrained(torch.empty(modality.vocabulary, dim), freeze=False)
         if own:
             self.mod_emb = nn.Parameter(torch.empty(1, 1, dim))
         if out:
@@ -136,9 +137,10 @@ class Omni(nn.Module):
     def fill_positions(self) -> None:
         """Compute the position tables, one for all modalities on the same grid, where the weights are."""
         like = self.mask_token
-        for m in (*self.inputs.values(), *self.outputs.values()):
+        tables = {_table_name(m): m for m in (*self.inputs.values(), *self.outputs.values())}
+        for name, m in tables.items():
             table = position_table(m, self.config.dim).to(like.device, like.dtype)
-            self.register_buffer(_table_name(m), table, persistent=False)
+            self.register_buffer(name, table, persistent=False)
 
     def _shares(self, key: str) -> bool:
         """Whether the modality's vector is one for encoder and decoder; it is then kept with the decoder, as in the files."""

@@ -1,7 +1,8 @@
 """`python -m tools.bench.reference_omni`: the transformer beside AION-1's own package, in one run and by turns.
 
 Random weights of base size are saved by the reference and loaded by both. Needs `pip install polymathic-aion==0.0.2`.
-Times are medians of repeats that take turns, so that a busy machine is busy for both; the share of a plain matrix product
+Times are medians of repeats that take turns, so that a busy machine is busy for both; where other programs compete, the
+seconds of processor time with --threads 1 are the ones to compare. The share of a plain matrix product
 (the size and dtype of an encoder block's first one) says how much a faster program could still gain.
 """
 
@@ -33,6 +34,7 @@ BASE: dict[str, Any] = {
     "norm_bias": False, "qkv_bias": False, "proj_bias": False, "mlp_bias": False, "act_layer": "SiLU", "gated_mlp": True,
     "qk_norm": True}
 TASKS = (("tok_image", None), ("tok_image", "tok_z"), ("tok_spectrum_desi", "tok_image"))
+Ways = dict[str, Callable[[], Any]]
 LOADING = """
 import sys, time
 import torch
@@ -40,10 +42,11 @@ import torch
 def memory(key):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
-before, start = memory("VmRSS"), time.perf_counter()
+before, clock, cpu = memory("VmRSS"), time.perf_counter(), time.process_time()
 model = {load}
 sum(float(p.float().sum()) for p in model.parameters())
-print(time.perf_counter() - start, memory("VmHWM") - before, sum(p.nbytes for p in model.parameters()) / 2**20)
+size = sum(p.nbytes for p in model.parameters()) / 2**20
+print(time.perf_counter() - clock, time.process_time() - cpu, memory("VmHWM") - before, size)
 """
 LOADERS = {"reference": ("from aion import AION", "AION.from_pretrained(sys.argv[1])"),
            "float32": ("from engine.checkpoints import load_aion", "load_aion(sys.argv[1])"),
@@ -52,12 +55,14 @@ LOADERS = {"reference": ("from aion import AION", "AION.from_pretrained(sys.argv
 
 @dataclass(frozen=True)
 class Line:
-    """One task done by one program. ratio: its seconds over the reference's; share: of a plain product's speed."""
+    """One task done by one program. ratios: its seconds over the reference's; share: of a plain product's speed."""
 
     task: str
     program: str
     seconds: float
+    cpu_seconds: float
     ratio: float
+    cpu_ratio: float
     gflops: float | None = None
     share: float | None = None
     peak_mb: float | None = None
@@ -76,11 +81,11 @@ def work(config: OmniConfig, batch: int, source: str, target: str | None) -> flo
     return float(batch * total)
 
 
-def programs(reference: Any, ours: dict[str, Omni], tokens: dict[str, Tensor], target: str | None) -> dict[str, Callable[[], Any]]:
+def programs(reference: Any, ours: dict[str, Omni], tokens: dict[str, Tensor], target: str | None) -> Ways:
     """The ways to do a task, by name."""
     if target is None:
         count = sum(value.shape[1] for value in tokens.values())
-        peers: dict[str, Callable[[], Any]] = {"reference": lambda: reference.encode(tokens, num_encoder_tokens=count)}
+        peers: Ways = {"reference": lambda: reference.encode(tokens, num_encoder_tokens=count)}
         return peers | {name: lambda m=m: m.encode(tokens) for name, m in ours.items()}  # type: ignore[misc]
     from aion import modalities
 
@@ -89,17 +94,21 @@ def programs(reference: Any, ours: dict[str, Omni], tokens: dict[str, Tensor], t
     return peers | {name: lambda m=m: m.logits(tokens, [target]) for name, m in ours.items()}  # type: ignore[misc]
 
 
-def by_turns(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each way; all are warmed up, then take turns."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+def by_turns(ways: Ways, repeats: int) -> dict[str, tuple[float, float]]:
+    """Median seconds of each way by the clock and of the processor; all are warmed up, then take turns."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     with torch.inference_mode():
         for turn in range(repeats + 1):
             for name, way in ways.items():
-                start = time.perf_counter()
+                clock, cpu = time.perf_counter(), time.process_time()
                 way()
                 if turn:
-                    taken[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in taken.items()}
+                    taken[name].append((time.perf_counter() - clock, time.process_time() - cpu))
+    return {name: medians(times) for name, times in taken.items()}
+
+
+def medians(times: list[tuple[float, float]]) -> tuple[float, float]:
+    return statistics.median(t[0] for t in times), statistics.median(t[1] for t in times)
 
 
 def computing(folder: Path, reference: Any, batch: int, repeats: int) -> list[Line]:
@@ -116,25 +125,31 @@ def computing(folder: Path, reference: Any, batch: int, repeats: int) -> list[Li
         seconds = by_turns(ways, repeats)
         for name in ("reference", *ours):
             plain = "float32" if name == "reference" else name
-            product = 2 * batch * m.tokens * config.dim * 3 * config.dim / seconds[f"product {plain}"]
-            speed = work(config, batch, source, target) / seconds[name]
-            lines.append(Line(f"{batch} x {source} -> {target or 'context'}", name, seconds[name],
-                              seconds[name] / seconds["reference"], speed / 1e9, speed / product))
+            done, product = work(config, batch, source, target), 6 * batch * m.tokens * config.dim**2
+            share = (done / seconds[name][1]) / (product / seconds[f"product {plain}"][1])
+            lines.append(Line(f"{batch} x {source} -> {target or 'context'}", name, *seconds[name],
+                              *ratios(seconds[name], seconds["reference"]), done / seconds[name][0] / 1e9, share))
     return lines
+
+
+def ratios(ours: tuple[float, float], theirs: tuple[float, float]) -> tuple[float, float]:
+    return ours[0] / theirs[0], ours[1] / theirs[1]
 
 
 def loading(folder: Path, repeats: int) -> list[Line]:
     """Loading with every page of the weights touched, each time in a process of its own, by turns."""
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in LOADERS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in LOADERS}
+    peaks, sizes = dict.fromkeys(LOADERS, 0.0), dict.fromkeys(LOADERS, 0.0)
     for _ in range(repeats):
         for name, (imports, load) in LOADERS.items():
             script = LOADING.format(imports=imports, load=load)
             done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
-            seconds, peak, size = map(float, done.stdout.split()[-3:])
-            found[name].append((seconds, peak, size))
-    medians = {name: statistics.median(seconds for seconds, _, _ in runs) for name, runs in found.items()}
-    return [Line("loading, every page touched", name, medians[name], medians[name] / medians["reference"],
-                 peak_mb=max(peak for _, peak, _ in runs), note=f"weights {runs[0][2]:.0f} MB") for name, runs in found.items()]
+            clock, cpu, peak, sizes[name] = map(float, done.stdout.split()[-4:])
+            times[name].append((clock, cpu))
+            peaks[name] = max(peaks[name], peak)
+    seconds = {name: medians(some) for name, some in times.items()}
+    return [Line("loading, every page touched", name, *seconds[name], *ratios(seconds[name], seconds["reference"]),
+                 peak_mb=peaks[name], note=f"weights {sizes[name]:.0f} MB") for name in LOADERS]
 
 
 def main() -> None:
@@ -142,14 +157,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each (5)")
     parser.add_argument("--batch", type=int, default=8, help="objects at a time (8)")
     parser.add_argument("--layers", type=int, default=12, help="blocks of encoder and decoder (12, as in base)")
+    parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
     parser.add_argument("--only", choices=("computing", "loading"), help="one of the two parts")
     parser.add_argument("--out", type=Path, default=Path("reference_omni.json"), help="where the lines go")
     chosen = parser.parse_args()
-    from aion import AION as Reference  # noqa: N811
+    if chosen.threads:
+        torch.set_num_threads(chosen.threads)
+    from aion import AION as Reference
 
+    size = BASE | {"encoder_depth": chosen.layers, "decoder_depth": chosen.layers}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        reference = Reference(BASE | {"encoder_depth": chosen.layers, "decoder_depth": chosen.layers}).eval().requires_grad_(False)
+        reference = Reference(size).eval().requires_grad_(False)
         reference.save_pretrained(folder)
         lines = [] if chosen.only == "loading" else computing(folder, reference, chosen.batch, chosen.repeats)
         del reference
@@ -157,8 +176,11 @@ def main() -> None:
     on = {"torch": torch.__version__, "threads": torch.get_num_threads(), "bfloat16": fast_bfloat16(), "amx": has_amx(),
           "layers": chosen.layers, "repeats": chosen.repeats}
     for line in lines:
-        rest = f"{line.gflops:6.0f} GFLOP/s {line.share:5.0%} of a product" if line.gflops else f"peak {line.peak_mb:.0f} MB, {line.note}"
-        print(f"{line.task:32} {line.program:10} {line.seconds:8.3f} s  {line.ratio:5.2f} x  {rest}")
+        rest = f"peak {line.peak_mb or 0:.0f} MB, {line.note}"
+        if line.gflops is not None:
+            rest = f"{line.gflops:5.0f} GFLOP/s, {line.share:4.0%} of a product"
+        print(f"{line.task:32} {line.program:10} {line.seconds:7.3f} s {line.ratio:5.2f} x "
+              f"  processor {line.cpu_seconds:7.3f} s {line.cpu_ratio:5.2f} x   {rest}")
     chosen.out.write_text(json.dumps({"on": on, "lines": [asdict(line) for line in lines]}, indent=1) + "\n")
 
 
