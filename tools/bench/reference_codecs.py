@@ -46,16 +46,26 @@ def randomised(module: nn.Module) -> Any:
     return module.eval()
 
 
-def pairs(folder: Path) -> tuple[Any, Any, Any, Any]:
+def spread(projection: Any, z: Tensor) -> None:
+    """Scale the last layer before rounding so that its latents z (B, D, T) fill the levels, as trained ones do."""
+    mean, scatter = z.mean((0, 2)), z.std((0, 2))
+    with torch.no_grad():
+        projection.weight /= scatter.view(-1, *[1] * (projection.weight.ndim - 1))
+        projection.bias.sub_(mean).div_(scatter)
+
+
+def pairs(folder: Path, sky: dict[str, Tensor]) -> tuple[Any, Any, Any, Any]:
     """Reference and ours of the image codec, then of the spectrum codec."""
     from aion import modalities
     from aion.codecs.image import ImageCodec
     from aion.codecs.spectrum import SpectrumCodec
 
     image = randomised(ImageCodec(quantizer_levels=[7, 5, 5, 5, 5]))
-    with torch.no_grad():  # pixel values as of a trained decoder
-        image.subsample_out.weight *= 0.05
     spectrum = randomised(SpectrumCodec(encoder_dims=(96, 192, 384, 512), decoder_dims=(384, 192, 96, 2), embedding_dim=10))
+    with torch.no_grad():
+        image.subsample_out.weight *= 0.05  # pixel values as of a trained decoder
+        spread(image.pre_quant_proj, image._encode(modalities.LegacySurveyImage(flux=sky["legacy"].clone(), bands=LEGACY)))
+        spread(spectrum.quant_conv, spectrum._encode(desi(sky))[0])
     image.save_pretrained(str(folder), modality=modalities.LegacySurveyImage)
     spectrum.save_pretrained(str(folder), modality=modalities.DESISpectrum)
     return image, load_codec(folder / "codecs" / "image"), spectrum, load_codec(folder / "codecs" / "spectrum")
@@ -66,6 +76,14 @@ def inputs() -> dict[str, Tensor]:
     from engine.simulate import GRIDS, render
 
     return render(SEED, torch.arange(BATCH)) | {"wavelength": GRIDS["desi"]().float()}
+
+
+def desi(sky: dict[str, Tensor]) -> Any:
+    """The spectra as the reference takes them."""
+    from aion.modalities import DESISpectrum
+
+    flux, ivar, mask = (sky[f"desi{part}"] for part in ("", "_ivar", "_mask"))
+    return DESISpectrum(flux=flux, ivar=ivar, mask=mask, wavelength=sky["wavelength"].repeat(len(flux), 1))
 
 
 def interleaved(calls: Calls, repeats: int) -> dict[str, float]:
@@ -136,11 +154,9 @@ def image_rows(reference: Any, ours: Any, sky: dict[str, Tensor], repeats: int, 
 
 
 def spectrum_rows(reference: Any, ours: Any, sky: dict[str, Tensor], repeats: int, rates: dict[str, float]) -> list[Row]:
-    from aion.modalities import DESISpectrum
-
     quick, wavelength = fast(ours), sky["wavelength"]
     flux, ivar, mask = (sky[f"desi{part}"] for part in ("", "_ivar", "_mask"))
-    given = DESISpectrum(flux=flux, ivar=ivar, mask=mask, wavelength=wavelength.repeat(len(flux), 1))
+    given = desi(sky)
     calls: Calls = {"reference": lambda: reference.encode(given), "ours": lambda: ours.tokenize(flux, ivar, mask, wavelength),
                     "fast": lambda: quick.tokenize(flux, ivar, mask, wavelength)}
     tokens = calls["reference"]()
@@ -165,7 +181,7 @@ def main() -> None:
         rates = {"float32": matmul_rate(torch.float32), "bfloat16": matmul_rate(torch.bfloat16)}
         print({k: f"{v:.0f} GFLOP/s" for k, v in rates.items()}, flush=True)
         sky = inputs()
-        image, ours_image, spectrum, ours_spectrum = pairs(Path(folder))
+        image, ours_image, spectrum, ours_spectrum = pairs(Path(folder), sky)
         rows = []
         if options.only != "spectrum":
             rows += image_rows(image, ours_image, sky, options.repeats, rates)
