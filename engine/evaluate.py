@@ -69,7 +69,10 @@ def astroclip(model: str | Path | None = None, objects: int = 1000, seed: int = 
     """
     from engine import checkpoints
 
-    table = measure(checkpoints.load(model), objects, seed, database)
+    bundle = checkpoints.load(model)
+    if not isinstance(bundle, checkpoints.Bundle):
+        raise ValueError(f"{model} is no AstroCLIP: it has no space in which images and spectra can be compared")
+    table = measure(bundle, objects, seed, database)
     return json.dumps(table, indent=1, default=vars) if as_json else written(table)
 
 

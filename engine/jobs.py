@@ -25,7 +25,7 @@ from engine.steps import Step
 from engine.store import NoRoom, Store
 
 if TYPE_CHECKING:
-    from engine.checkpoints import Bundle
+    from engine.checkpoints import Bundle, OmniBundle
     from engine.maps import Map
     from engine.objects import SkyObject
 
@@ -86,7 +86,7 @@ def _only_embedder(store: Store) -> AbstractContextManager[None]:
     return only_writer(store.path / "embeddings.lock", f"the embeddings of {store.path}")
 
 
-def _embed(store: Store, bundle: Bundle) -> Iterator[Step]:
+def _embed(store: Store, bundle: Bundle | OmniBundle) -> Iterator[Step]:
     """`embed` by the only embedder; the next objects are read while these are embedded, and both wait for the disk
     about once a second only."""
     spaces = open_spaces(store.path, bundle)
@@ -101,7 +101,7 @@ def _embed(store: Store, bundle: Bundle) -> Iterator[Step]:
                 assert coming is not None
                 objects = coming.result()
                 coming = ahead.submit(read_rows, store, following) if following else None
-                made.append(bundle.embed(objects))
+                made.append(bundle.vectors(objects))
                 if time.monotonic() - committed > COMMIT_EVERY:
                     _commit(spaces, made, first)
                     first, made, committed = piece.stop, [], time.monotonic()
@@ -117,7 +117,7 @@ def _commit(spaces: dict[str, Embeddings], made: list[dict[str, NDArray[np.float
         add_vectors(spaces, {space: np.concatenate([vectors[space] for vectors in made]) for space in spaces}, first)
 
 
-def open_spaces(sky: Path, bundle: Bundle) -> dict[str, Embeddings]:
+def open_spaces(sky: Path, bundle: Bundle | OmniBundle) -> dict[str, Embeddings]:
     """The model's spaces, made anew where there is none or another model's."""
     out = {}
     for space in bundle.spaces:
@@ -271,7 +271,7 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
             first = len(store)
             stored = beside.submit(store.append, batch, [origin] * len(batch))
             with _half_the_cores():
-                vectors = bundle.embed(batch)
+                vectors = bundle.vectors(batch)
             stored.result()  # rows first: a vector without its row would be taken for the next object's
             add_vectors(spaces, vectors, first)
             done = 0.9 * len(store) / objects

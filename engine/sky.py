@@ -212,18 +212,27 @@ class Sky:
         """(rows embedded so far, dim) float16, NaN where an object lacks the input."""
         return self.embeddings(space).vectors
 
+    def comparable(self, space: str) -> tuple[str, ...]:
+        """The spaces whose vectors may be compared with those of `space`: as its model says, of the same model only."""
+        manifest = self.embeddings(space).manifest
+        named = manifest.get("comparable", self.spaces)
+        return tuple(s for s in self.spaces if s in named and self.embeddings(s).manifest["checksum"] == manifest["checksum"])
+
     def near(self, id: str | int, query: str = "image", among: str = "spectrum", k: int = 8,
              radius: float | None = 5.0) -> Neighbours:
         """The k objects whose `among` vectors are most like the object's `query` vector (cosine), best first.
 
         Objects within `radius` arcsec of the query or of a better answer are the same thing seen twice and are dropped
         (and counted); None keeps all, the object itself too if `among` is not `query`. Raises KeyError if a space is
-        missing, ValueError if the object has no such vector.
+        missing, ValueError if the object has no such vector or the two spaces cannot be compared.
         """
         from engine import search
 
         row = int(id) if isinstance(id, (int, np.integer)) else self.row(id)
         vectors = self.vectors(query)
+        if among in self.spaces and among not in self.comparable(query):
+            model = self.embeddings(query).manifest["model"]
+            raise ValueError(f"{query} and {among} vectors of {model} lie in spaces of their own and cannot be compared")
         if row >= len(vectors) or not np.isfinite(vectors[row, 0]):
             raise ValueError(f"{self.ids[row]} has no {query} vector: it lacks the data, or is not embedded yet")
         own = row if radius is not None or query == among else None  # its spectrum may be an answer to its image

@@ -142,6 +142,7 @@ class Desk:
         if any(np.isfinite(self.sky.map(m["name"]).preserved).any() for m in out["maps"]):
             columns.append(self.describe(PRESERVED))
         return out | {"name": self.sky.name, "columns": columns, "spaces": list(self.sky.spaces), "lines": spectra.LINES,
+                      "comparable": {space: self.sky.comparable(space) for space in self.sky.spaces},
                       "first": self.good_first()}
 
     def describe(self, column: str) -> dict[str, str]:
@@ -286,7 +287,7 @@ class Desk:
         a space that the object has a vector in. Raises LookupError if there is no such row or map."""
         self._row(row)
         has = [space for space in self.sky.spaces if self._has_vector(space, row)]
-        if among not in self.sky.spaces or query not in has:
+        if among not in self.sky.spaces or query not in has or among not in self.sky.comparable(query):
             return {"row": row, "neighbours": [], "note": self._why_none(row, query, among), "dropped": 0,
                     "instead": has[0] if has else None}
         found = self.sky.near(row, query, among, k)
@@ -314,6 +315,8 @@ class Desk:
         for space in (query, among):
             if space not in self.sky.spaces:
                 return f"This sky has no {space} vectors yet."
+        if among not in self.sky.comparable(query):
+            return f"To this model {query} and {among} are two worlds: how alike their vectors are says nothing."
         if row >= len(self.sky.vectors(query)):
             return "This object is not embedded yet."
         cells = self.sky.store.cells(row, "spectrum" if query == "spectrum" else "image")

@@ -140,7 +140,7 @@ def test_desi_comes_before_others() -> None:
 
 def test_embedding_does_not_depend_on_company(bundle: checkpoints.Bundle) -> None:
     objects = demo(5)
-    together, alone = bundle.embed(objects, batch=4), bundle.embed(objects[3:4])
+    together, alone = bundle.vectors(objects, batch=4), bundle.vectors(objects[3:4])
     for space in together:
         assert np.abs(together[space][3] - alone[space][0]).max() < 0.02
         np.testing.assert_allclose(np.linalg.norm(together[space], axis=1), 1.0, atol=1e-3)
@@ -153,7 +153,7 @@ def test_embedding_equals_that_of_rendered_arrays(bundle: checkpoints.Bundle) ->
     stamps = {f.survey: prepared[f"stamp_{f.survey}"] for f in FIELDS}
     image = bundle.model.encode_image(stamps, prepared["photometry"], prepared["present"]).numpy()
     spectrum = bundle.model.encode_spectrum(prepared["desi_flux"], prepared["desi_weight"]).numpy()
-    out = bundle.embed(demo(3))
+    out = bundle.vectors(demo(3))
     assert np.abs(out["image"] - image).max() < 0.03 and np.abs(out["spectrum"] - spectrum).max() < 0.03
 
 
@@ -161,26 +161,26 @@ def test_embedding_equals_that_of_rendered_arrays(bundle: checkpoints.Bundle) ->
                                     -np.ones((2, 64, 64)), np.ones((1, 1, 1))])
 def test_odd_images_neither_crash_nor_spread_nan(bundle: checkpoints.Bundle, pixels: np.ndarray) -> None:
     image = Image(pixels, tuple("gr"[: len(pixels)]), None, calibrated=False)
-    row = bundle.embed([SkyObject("odd", images=(image,))])["image"][0]
+    row = bundle.vectors([SkyObject("odd", images=(image,))])["image"][0]
     assert np.isnan(row).all() or np.linalg.norm(row) == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("flux", [np.full(500, np.nan), np.zeros(500), np.full(500, 1e30), -np.ones(500)])
 def test_odd_spectra_neither_crash_nor_spread_nan(bundle: checkpoints.Bundle, flux: np.ndarray) -> None:
     spectrum = Spectrum(np.linspace(4000.0, 9000.0, 500), flux, np.full(500, np.inf))
-    row = bundle.embed([SkyObject("odd", spectra=(spectrum,))])["spectrum"][0]
+    row = bundle.vectors([SkyObject("odd", spectra=(spectrum,))])["spectrum"][0]
     assert np.isnan(row).all() or np.linalg.norm(row) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_spectra_elsewhere_have_no_vector(bundle: checkpoints.Bundle) -> None:
     infrared = Spectrum(np.linspace(15000.0, 24000.0, 500), np.ones(500))
-    assert np.isnan(bundle.embed([SkyObject("ir", spectra=(infrared,))])["spectrum"]).all()
+    assert np.isnan(bundle.vectors([SkyObject("ir", spectra=(infrared,))])["spectrum"]).all()
 
 
 def test_real_files_embed(bundle: checkpoints.Bundle, shared_data: Path) -> None:
     from engine.io import read
 
     files = [*sorted(shared_data.glob("hsc_grizy/hsc_ra*.fits")), *sorted(shared_data.glob("lens_surveys/KiDS*.fits"))]
-    out = bundle.embed([obj for path in files for obj in read(path)])
+    out = bundle.vectors([obj for path in files for obj in read(path)])
     assert len(files) == 4 and np.isfinite(out["image"]).all()
     assert np.isnan(out["spectrum"]).all()

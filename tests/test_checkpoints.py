@@ -79,10 +79,10 @@ def test_sizes_must_be_known(folder: Path) -> None:
 
 
 def test_objects_without_input_have_no_vector(folder: Path) -> None:
-    out = checkpoints.load(folder).embed([SkyObject("a"), SkyObject("b")])
+    out = checkpoints.load(folder).vectors([SkyObject("a"), SkyObject("b")])
     assert out["image"].shape == out["spectrum"].shape == (2, 16)
     assert out["image"].dtype == np.float32 and np.isnan(out["image"]).all() and np.isnan(out["spectrum"]).all()
-    assert {s: v.shape for s, v in checkpoints.load(folder).embed([]).items()} == {"image": (0, 16), "spectrum": (0, 16)}
+    assert {s: v.shape for s, v in checkpoints.load(folder).vectors([]).items()} == {"image": (0, 16), "spectrum": (0, 16)}
 
 
 def test_manifest_names_its_inputs(folder: Path) -> None:

@@ -70,7 +70,7 @@ def test_embed_gives_every_object_the_vectors_of_the_model(sky: Path, model: Pat
     notes = [s.note for s in run(jobs.embed(sky, model))]
     assert notes[0] == "embedded 16 of 40 objects" and len(notes) == 4
     opened = engine.open(sky)
-    expected = checkpoints.load(model).embed(list(opened))
+    expected = checkpoints.load(model).vectors(list(opened))
     for space in SPACES:
         there = opened.vectors(space)
         assert there.shape == (N, 16) and opened.embeddings(space).manifest["checksum"] == checkpoints.load(model).checksum
@@ -249,12 +249,12 @@ def test_demo_can_be_stopped_at_any_step_and_made_larger(
     run(jobs.demo(path, 48, seed=5, model=model))
     sky = engine.open(path)
     assert len(sky) == 48 == len(sky.vectors("image")) == len(sky.map("pca-spectrum").xy)
-    direct = checkpoints.load(model).embed(list(demo_sky.objects(5, 0, 48)))
+    direct = checkpoints.load(model).vectors(list(demo_sky.objects(5, 0, 48)))
     np.testing.assert_allclose(sky.vectors("spectrum"), direct["spectrum"], atol=0.03)
 
 
 KILLER = """
-import os, random, signal, sys, time
+import os, random, signal, sys, time, traceback
 import torch
 torch.set_num_threads(1)
 from engine import demo_sky, jobs, maps
@@ -278,6 +278,8 @@ while True:
         try:
             work()
             code = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     time.sleep(random.uniform(0, 0.12) * (kills + 1))
@@ -307,7 +309,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(job: str, sky: P
     opened = engine.open(path)
     rows = N if job == "prepare" else 20
     assert len(opened) == rows and len(set(opened.ids)) == rows
-    expected = checkpoints.load(model).embed(list(opened))
+    expected = checkpoints.load(model).vectors(list(opened))
     for space in SPACES:
         assert opened.vectors(space).shape == (rows, 16)
         np.testing.assert_allclose(opened.vectors(space), expected[space], atol=0.03)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engine.checkpoints.omni import OmniBundle
 from engine.checkpoints.tensors import read_tensors
 from engine.models import AstroClip, AstroClipConfig
 from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
@@ -47,29 +48,43 @@ def save(folder: str | Path, model: AstroClip, trained: dict[str, Any], dtype: t
     return checksum(folder / "model.safetensors")
 
 
-def load(folder: str | Path | None = None) -> Bundle:
-    """The bundle in a folder, the shipped one if None.
+def load(folder: str | Path | None = None) -> Bundle | OmniBundle:
+    """The bundle in a folder, the shipped one if None; one of AION-1's kind where config.json is of theirs.
 
-    Raises FileNotFoundError if a file is missing, ValueError if it is not a model of ours, or if any tensor is missing,
+    Raises FileNotFoundError if a file is missing, ValueError if it is not a model that we know, or if any tensor is missing,
     unexpected or of another shape (all of them are named).
     """
     folder = SHIPPED if folder is None else Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is not a model: it has no {name}; train one with `omnisky train`")
-    config = read_config(folder / "config.json")
-    model = AstroClip(config)
+    if "domains_in" in described(folder):
+        return OmniBundle.load(folder)
+    return load_astroclip(folder)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """What is in a folder's config.json. Raises FileNotFoundError, or ValueError if it is not JSON."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a model: it has no config.json; train one with `omnisky train`")
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def load_astroclip(folder: Path) -> Bundle:
+    """An AstroCLIP of ours. Raises as `load`."""
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(f"{folder} is not a model: it has no model.safetensors; train one with `omnisky train`")
+    model = AstroClip(read_config(folder / "config.json"))
     read_tensors(folder / "model.safetensors", model)
     return Bundle(model.eval().requires_grad_(False), folder, checksum(folder / "model.safetensors"))
 
 
 def read_config(path: Path) -> AstroClipConfig:
     """The sizes in a config.json. Raises ValueError naming what is wrong with it."""
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or (content.get("kind"), content.get("format")) != (KIND, FORMAT):
+    content = described(path.parent)
+    if (content.get("kind"), content.get("format")) != (KIND, FORMAT):
         raise ValueError(f"{path} does not describe a model of kind {KIND!r}, format {FORMAT}")
     sizes = content.get("model", {})
     known = {f.name for f in fields(AstroClipConfig)}
@@ -99,7 +114,8 @@ class Bundle:
         """What the vectors of a space are: model, checksum, and exactly what goes in. Raises KeyError for another space."""
         if space not in self.spaces:
             raise KeyError(f"{space!r} is not a space of this model; it has {', '.join(self.spaces)}")
-        common = {"space": space, "model": self.folder.name, "checksum": self.checksum, "version": FORMAT, "dim": self.dim}
+        common = {"space": space, "model": self.folder.name, "checksum": self.checksum, "version": FORMAT, "dim": self.dim,
+                  "comparable": list(self.spaces)}
         grid = self.model.config.grid
         if space == "spectrum":
             return common | {"inputs": {
@@ -114,7 +130,7 @@ class Bundle:
             "larger stamps": "cut about the object's position, else about the centre",
             "uncalibrated": "scaled to 25 nmgy in the middle 3 arcsec"}}
 
-    def embed(self, objects: Sequence[SkyObject], batch: int = BATCH) -> dict[str, NDArray[np.float32]]:
+    def vectors(self, objects: Sequence[SkyObject], batch: int = BATCH) -> dict[str, NDArray[np.float32]]:
         """Space -> (B, dim) float32 unit vectors, one row an object; NaN where the object has no such input."""
         out = {space: np.full((len(objects), self.dim), np.nan, np.float32) for space in self.spaces}
         for space, has, encode in (("image", [bool(o.images) for o in objects], self._embed_images),

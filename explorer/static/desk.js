@@ -92,6 +92,8 @@ class Desk {
     const start = await this.ask("start.json");
     Object.assign(this, { name: start.name, columns: start.columns, lines: start.lines, first: start.first });
     if (start.spaces.length) { this.spaces = start.spaces; }
+    this.comparable = start.comparable || {};
+    if (this.comparable[this.state.query]?.includes(this.state.among) === false) { this.state.among = this.state.query; }
     this.take(start);
   }
 

@@ -18,8 +18,9 @@ export class Strip {
   head(answer, query, among) {
     this.sparks = [];
     const spaces = this.app.spaces, pairs = spaces.flatMap(a => spaces.map(b => [a, b]));
+    const apart = (a, b) => this.app.comparable[a] && !this.app.comparable[a].includes(b);
     const buttons = pairs.map(([a, b]) => h("button", { class: a === query && b === among ? "on" : "", "aria-pressed": String(a === query && b === among),
-      title: `objects whose ${b} resembles this ${a}`, onclick: () => this.app.direct(a, b) }, `${a} ▸ ${b}`));
+      title: apart(a, b) ? `this model has no space in which ${a} and ${b} can be compared` : `objects whose ${b} resembles this ${a}`, ...(apart(a, b) ? { disabled: "" } : {}), onclick: () => this.app.direct(a, b) }, `${a} ▸ ${b}`));
     let words = answer.note || `${answer.neighbours.length} objects whose ${among} is most like this ${query}`;
     if (answer.dropped) { words += ` · left out within 5″ (the object itself, or seen twice): ${answer.dropped}`; }
     const instead = answer.instead ? [h("button", { onclick: () => this.app.direct(answer.instead, answer.instead) }, `compare its ${answer.instead} instead`)] : [];

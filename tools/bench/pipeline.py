@@ -129,7 +129,7 @@ def embed(bench: Bench) -> Iterator[Row]:
         yield Row("embed", float("nan"), "objects/s", note=f"not measured: {error}")
         return
     objects = rendered(2 * BATCH)
-    yield rate("embed", len(objects), repeated(lambda: bundle.embed(objects), times=6, warm=1), note=str(bundle.folder.name))
+    yield rate("embed", len(objects), repeated(lambda: bundle.vectors(objects), times=6, warm=1), note=str(bundle.folder.name))
 
 
 def chart(_: Bench) -> Iterator[Row]:
