@@ -221,6 +221,25 @@ def export(
                 "left out, without a position": written.left_out}, json)
 
 
+@app.command(epilog="Example: omnisky download polymathic-ai/aion-base")
+def download(
+    repo: Annotated[str, typer.Argument(help="The model's repository, as owner/name.", metavar="REPO")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; without it, the newest.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder; without it, one among your user data.", file_okay=False)] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fetch a model from the Hugging Face hub, verified, without pickles. HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count."""
+    from engine import hub
+
+    try:
+        hub.check(repo, revision)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with one_sentence():
+        follow(hub.download(repo, revision, to), json)
+
+
 @app.command(epilog="Example: omnisky doctor --json")
 def doctor(json: Json = False, verbose: Verbose = False) -> None:
     """Say what is installed, which device models run on, and what is wrong."""
