@@ -20,7 +20,7 @@ from engine.cli import app
 from engine.console import sparkline
 from engine.store import Store
 
-VERBS = ("ingest", "simulate", "embed", "index", "map", "near", "train", "evaluate", "export", "doctor")
+VERBS = ("ingest", "simulate", "embed", "index", "map", "near", "train", "evaluate", "export", "download", "doctor")
 
 
 PLAIN = {"COLUMNS": "100", "NO_COLOR": "1"}
