@@ -165,11 +165,17 @@ def decoder(c: ImageConfig) -> nn.Sequential:
 
 
 def channels_last(half: nn.Sequential) -> None:
-    """Lay the weights of a half out as its convolutions want them, once, on first use: what is not used stays in the file."""
-    first = next(p for p in half.parameters() if p.ndim == 4)
-    if not first.is_contiguous(memory_format=torch.channels_last):
-        with torch.inference_mode(False):
-            half.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """Lay the weights of a half out as its convolutions want them, once, on first use: what is not used stays in the file.
+
+    Weights in training are left to their optimiser.
+    """
+    convolutions = [m for m in half.modules() if isinstance(m, nn.Conv2d)]
+    weight = convolutions[0].weight
+    if weight.requires_grad or weight.is_contiguous(memory_format=torch.channels_last):
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        for m in reversed(convolutions):  # the one looked at last, should two threads come here
+            m.weight = nn.Parameter(m.weight.clone(memory_format=torch.channels_last), requires_grad=False)
 
 
 class FieldEmbedding(nn.Module):

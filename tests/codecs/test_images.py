@@ -215,6 +215,18 @@ def test_a_fast_copy(codec: ImageCodec) -> None:
     assert (drawn - exact).std() < 0.1 * exact.std()
 
 
+def test_inference_mode_does_not_matter() -> None:
+    flux = pixels(1)
+    with torch.inference_mode():
+        made = image_codec()
+        first = made.tokenize(flux, DES)
+    assert torch.equal(made.tokenize(flux, DES), first)
+    outside = image_codec()
+    with torch.inference_mode():
+        assert torch.equal(outside.tokenize(flux, DES), first) and outside.detokenize(first, DES).shape == (1, 4, 96, 96)
+    assert torch.equal(outside.tokenize(flux, DES), first) and outside.detokenize(first, DES).shape == (1, 4, 96, 96)
+
+
 def test_segmentation_maps() -> None:
     codec = segmentation_codec()
     field = torch.rand(2, 120, 100, generator=torch.Generator().manual_seed(0))
