@@ -59,7 +59,8 @@ def save_aion(folder: str | Path, model: Omni) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
-    write_tensors(folder / WEIGHTS, tensors | dict(_extras(model)))
+    extras = {name: value.clone() for name, value in _extras(model)}  # tables of one modality are one tensor there
+    write_tensors(folder / WEIGHTS, tensors | extras)
     part = folder / "config.json.part"
     part.write_text(json.dumps(model.config.as_dict(), indent=2, sort_keys=True) + "\n")
     part.replace(folder / "config.json")

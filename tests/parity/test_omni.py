@@ -64,7 +64,7 @@ def count(tokens: dict[str, Tensor]) -> int:
 
 def far(a: Tensor, b: Tensor) -> float:
     assert a.shape == b.shape
-    return float((a - b).abs().max())
+    return float((a - b).detach().abs().max())
 
 
 def asked_publicly(reference: Any, tokens: dict[str, Tensor], targets: list[str], hidden: Any = None) -> dict[str, Tensor]:
@@ -139,12 +139,10 @@ def test_mean_is_the_public_call(pair: tuple[Any, Omni], monkeypatch: pytest.Mon
     reference, ours = pair
     monkeypatch.setattr(random, "sample", lambda some, k: list(some))  # the reference shuffles its targets
     tokens = inputs_of(ours)
-    for targets in ([key] for key in ours.outputs if key != "catalog"):
-        assert far(ours.logits(tokens, targets, self_attention="mean")[targets[0]],
-                   asked_publicly(reference, tokens, targets)[targets[0]]) < NEAR
-    several = [key for key in ours.outputs if key != "catalog"]
-    mine, theirs = ours.logits(tokens, several, self_attention="mean"), asked_publicly(reference, tokens, several)
-    assert list(mine) == several and all(far(mine[key], theirs[key]) < NEAR for key in several)
+    encoded = ours.encode(tokens)
+    for targets in (["tok_z"], ["tok_xp_bp"], [key for key in ours.outputs if key != "catalog"]):
+        mine, theirs = ours.decode(encoded, targets, "mean"), asked_publicly(reference, tokens, targets)
+        assert list(mine) == targets and all(far(mine[key], theirs[key]) < NEAR for key in targets)
 
 
 def test_mean_is_forward_itself(aion: Any, plain: tuple[Any, Omni]) -> None:
@@ -267,3 +265,33 @@ def test_catalogue_and_segmentation_map_can_be_asked_for(aion: Any, plain: tuple
     logits = ours.logits({"tok_z": tokens["tok_z"]}, [key], sequences=sequences)[key]
     assert logits.shape == (2, 49 if key == "catalog" else 144, MODALITIES[key].vocabulary) and logits.isfinite().all()
     assert ours.encode(tokens).context.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------------------ base size
+
+
+@pytest.mark.slow
+def test_base_size_loads_lean_and_runs_faster(aion: Any, tmp_path: Path) -> None:
+    """In processor time of one thread, which other programs disturb least; `tools.bench.reference_omni` has the figures."""
+    from tools.bench import reference_omni as bench
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        reference = aion.AION(bench.BASE).eval().requires_grad_(False)
+        reference.save_pretrained(tmp_path)
+        computed = bench.computing(tmp_path, reference, batch=1, repeats=1)
+        ours = load_aion(tmp_path)
+        tokens = some_tokens(("tok_image",), batch=1)
+        assert far(ours.encode(tokens).context, reference.encode(tokens, num_encoder_tokens=576)) < NEAR
+        del reference
+        save_aion(tmp_path / "again", ours)
+        loaded = bench.loading(tmp_path / "again", repeats=2)
+    finally:
+        torch.set_num_threads(threads)
+    for line in (*computed, *loaded):
+        print(line)
+    bfloat16 = 0.6 if bench.fast_bfloat16() else 10
+    assert all(line.cpu_ratio < {"reference": 1.1, "float32": 0.95, "bfloat16": bfloat16}[line.program] for line in computed)
+    exact = next(line for line in loaded if line.program == "float32")
+    assert exact.cpu_ratio < 0.5 and exact.peak_mb is not None and exact.peak_mb < 1.15 * 314_255_616 * 4 / 2**20
