@@ -1,4 +1,4 @@
-"""The files of a folder as units of work: images, spectra and table rows of one object together, everything else alone."""
+"""The files of a folder as units of work: images, spectra, light curves and rows of one object together, all else alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def works(files: Sequence[Path], survey: str | None) -> Iterator[Work]:
     things = [u for u in found if u.kind in ("image", "picture", "spectrum")]
     others = [u for u in found if u.kind == "other" and u.files[0].suffix in (".h5", ".hdf5", ".npz")]
     tables = [u.files[0] for u in found if u.kind == "table" and u.files[0] not in redrocks]
-    rows = _rows(tables, survey) if things or others else {}
+    rows = _rows(tables if things or others else [t for t in tables if t.suffix != ".parquet"], survey) if found[1:] else {}
     used: dict[Path, set[str]] = defaultdict(set)
     for id, together in _together(things):
         names = {id, *(parts.stem(f) for u in together for f in u.files)}
@@ -53,11 +53,14 @@ def works(files: Sequence[Path], survey: str | None) -> Iterator[Work]:
         together_files = tuple(f for u in together for f in u.files)
         yield together_files + tuple(dict.fromkeys(t for t, _, _ in matches)), partial(_read, together, id, matches, survey)
     for unit in others:
-        of_rows = dict.fromkeys(t for matches in rows.values() for t, _, _ in matches)
+        of_rows = list(dict.fromkeys(t for matches in rows.values() for t, _, _ in matches))
         yield (unit.files[0], *of_rows), partial(_with_rows, unit.files[0], rows, used, survey)
+    curves = _curves(rows)
+    for path, of_rows in curves.items():
+        yield (path, *of_rows), partial(_with_rows, path, rows, used, survey)
     for unit in found:
         path = unit.files[0]
-        if unit in things or unit in others or path in redrocks:
+        if unit in things or unit in others or path in redrocks or path in curves:
             continue
         beside = desi.redrock_beside(path)
         yield ((path, beside) if beside else (path,)), partial(_rest, path, used[path], survey)
@@ -105,6 +108,17 @@ def _rows(tables: Sequence[Path], survey: str | None) -> Mapping[str, Rows]:
     return found
 
 
+def _curves(rows: Mapping[str, Rows]) -> dict[Path, list[Path]]:
+    """Files of light curves -> the tables that have a row of the same object."""
+    found: dict[Path, list[Path]] = {}
+    for matches in rows.values():
+        tables = [m.table for m in matches if not m.row.lightcurves]
+        for m in matches if tables else ():
+            if m.row.lightcurves:
+                found[m.table] = list(dict.fromkeys([*found.get(m.table, ()), *tables]))
+    return found
+
+
 def _read(together: Sequence[Unit], id: str, rows: Rows, survey: str | None) -> Iterator[SkyObject]:
     """The object of these units and table rows; a part alone keeps its own id."""
     from engine.io import _read_file
@@ -134,12 +148,14 @@ def _rest(path: Path, used: set[str], survey: str | None) -> Iterator[SkyObject]
 
 def _with_rows(path: Path, rows: Mapping[str, Rows], used: dict[Path, set[str]], survey: str | None
                ) -> Iterator[SkyObject]:
-    """The objects of a file of many, each with its row of the folder's tables. Rows that were used are noted for `_rest`."""
+    """The objects of a file, each with its row of the folder's tables. Rows that were used are noted for `_rest`."""
     from engine.io import _read_file
 
     for found in _read_file(path, survey):
-        if found.id in rows:
-            matches = rows[found.id]
+        if found.id in used[path]:
+            continue
+        matches = [m for m in rows.get(found.id, ()) if m.table != path and not m.row.lightcurves]
+        if matches:
             for table, id, _ in matches:
                 used[table].add(id)
             tables = ", ".join(f"a row of {row.table.name}" for row in matches)

@@ -34,6 +34,17 @@ def test_bands_and_a_row_of_a_table_are_one_object(tmp_path: Path) -> None:
     assert any("joined by" in line for line in found["10983"].history)
 
 
+def test_light_curves_take_their_row_of_a_table(tmp_path: Path) -> None:
+    for name in ("ZTF18aa", "ZTF19bb"):
+        lines = "".join(f"{58000 + i},{18 + 0.1 * i},0.05,g\n" for i in range(12))
+        (tmp_path / f"{name}.csv").write_text("mjd,mag,magerr,band\n" + lines)
+    (tmp_path / "a_classes.csv").write_text("ZTFID,type,z\nZTF18aa,SN Ia,0.05\nZTF20cc,SN II,0.02\n")
+    found = {o.id: o for o in read(tmp_path)}
+    assert set(found) == {"ZTF18aa", "ZTF19bb", "ZTF20cc"}
+    assert found["ZTF18aa"].scalars["type"].value == "SN Ia" and len(found["ZTF18aa"].lightcurves[0].flux) == 12
+    assert found["ZTF19bb"].lightcurves and "type" not in found["ZTF19bb"].scalars and not found["ZTF20cc"].lightcurves
+
+
 def test_coordinates_in_names_are_no_ids(tmp_path: Path) -> None:
     names = ["10.5_-8.69756", "2.5_8.69756"]
     for name in names:
