@@ -1,5 +1,7 @@
 """ConvNeXt V2 in one dimension (Woo et al. 2023, arXiv:2301.00808), channels last throughout.
 
+What runs from block to block stays in float32; the products are computed in the type of their weights.
+
 Shape letters: B batch, L length, W width.
 """
 
@@ -15,15 +17,10 @@ EPSILON = 1e-6
 
 
 class Norm(nn.LayerNorm):
-    """Layer norm over the last axis, in float32; what comes out has the type of what came in."""
+    """Layer norm over the last axis."""
 
     def __init__(self, width: int, eps: float = EPSILON) -> None:
         super().__init__(width, eps=eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu":  # where the kernel takes bfloat16 beside float32 weights, and reckons in float32
-            return super().forward(x)
-        return super().forward(x.float()).to(x.dtype)
 
 
 class Down(nn.Module):
@@ -37,7 +34,7 @@ class Down(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         steps = self.weight.shape[2]
         x = x.to(self.weight.dtype).unflatten(1, (-1, steps)).flatten(2)
-        return F.linear(x, self.weight.transpose(1, 2).flatten(1), self.bias)
+        return F.linear(x, self.weight.transpose(1, 2).flatten(1), self.bias).float()
 
 
 class Up(nn.Module):
@@ -51,7 +48,7 @@ class Up(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         steps = self.weight.shape[2]
         x = F.linear(x.to(self.weight.dtype), self.weight.permute(2, 1, 0).flatten(0, 1), self.bias.repeat(steps))
-        return x.unflatten(2, (steps, -1)).flatten(1, 2)
+        return x.unflatten(2, (steps, -1)).flatten(1, 2).float()
 
 
 class Block(nn.Module):
@@ -73,7 +70,7 @@ class Block(nn.Module):
         return F.conv2d(x, conv.weight.unsqueeze(2), conv.bias, padding=(0, 3), groups=conv.groups).squeeze(2).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.up(self.norm(self._depthwise(x))))
+        y = F.gelu(self.up(self.norm(self._depthwise(x)).to(self.up.weight.dtype)))
         size = y.square().sum(1, keepdim=True).float().sqrt()
         response = size / (size.mean(-1, keepdim=True) + EPSILON)
         # x + gamma x N + beta (eq. 3 of the paper) is a scale of every channel and a shift: the shift goes into the next bias.

@@ -23,7 +23,7 @@ def fast(codec: Codec) -> Codec:
     dtype = torch.bfloat16 if device.type == "cuda" or (device.type == "cpu" and fast_bfloat16()) else torch.float32
     for half in ("encoder", "decoder"):
         for name, module in getattr(codec, half, nn.Module()).named_modules(prefix=half):
-            if getattr(module, "weight", torch.empty(0)).ndim > 1:  # a product's; those of norms are rows
+            if getattr(module, "weight", torch.empty(0)).ndim > 1 and getattr(module, "groups", 1) == 1:  # no norm
                 for kind, value in module.named_parameters(prefix=name):
                     tensors[kind] = _converted(value.detach(), dtype)
     with torch.device("meta"):
