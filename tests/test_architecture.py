@@ -48,7 +48,7 @@ def test_import_engine_is_light() -> None:
 
 def test_readers_know_no_model_and_models_no_file() -> None:
     assert not loaded_by(modules_of("engine.io")) & {"torch", "engine.models", "engine.store"}
-    assert not loaded_by(modules_of("engine.models")) & {"engine.io", "engine.store", "astropy"}
+    assert not loaded_by(modules_of("engine.models") + modules_of("engine.codecs")) & {"engine.io", "engine.store", "astropy"}
 
 
 def test_the_app_needs_no_torch_and_the_desk_no_panel() -> None:
@@ -68,7 +68,7 @@ sys.meta_path.insert(0, Bare())
 """
 
 
-@pytest.mark.parametrize("room", ["engine.models", "engine.simulate"])
+@pytest.mark.parametrize("room", ["engine.models", "engine.codecs", "engine.simulate"])
 def test_rooms_for_bare_nodes_need_only_torch(room: str) -> None:
     names = modules_of(room)
     assert names, f"{room} has no modules"
