@@ -30,7 +30,7 @@ from engine.models.tokens import check_inputs, check_targets, grid, is_sequence,
 __all__ = ["Encoded", "Omni", "OmniConfig"]
 
 SelfAttentionKind = Literal["full", "mean"]
-CACHED_TOKENS = 1024  # computed at a time on a CPU: with many more the activations of a block leave its cache
+CACHED_TOKENS = 2304  # computed at a time on a CPU: with many more the activations of a block leave its cache
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Omni(nn.Module):
             slices[key] = slice(stop, stop := stop + (ids[key].shape[1] - 1 if key in ids else self.outputs[key].tokens))
         among = self._among(slices, self_attention)
         pieces = [self._answers(encoded.rows(rows), _rows(ids, rows), slices, among)
-                  for rows in self._pieces(batch, max(stop, inputs))]
+                  for rows in self._pieces(batch, max(stop, inputs // 4))]  # few steps are taken with the context itself
         return pieces[0] if len(pieces) == 1 else {key: torch.cat([p[key] for p in pieces]) for key in targets}
 
     def logits(self, tokens: Mapping[str, Tensor], targets: Sequence[str], hidden: Mapping[str, Tensor] | None = None,
