@@ -336,8 +336,10 @@ def test_a_server_without_ranges_begins_again(server: Hub, folder: Path) -> None
 
 @pytest.mark.parametrize("statuses", [[503], [429, 500]])
 def test_a_busy_server_is_asked_again(server: Hub, folder: Path, statuses: list[int]) -> None:
-    server.status["config.json"] = statuses
+    server.status["config.json"] = list(statuses)
     fetched(folder)
+    assert (folder / "config.json").read_bytes() == b'{"dim": 16}\n' and server.status["config.json"] == []
+    assert sum("config.json" in str(asked) and "codecs" not in str(asked) for asked in server.asked) == len(statuses) + 1
 
 
 def test_a_server_that_stays_busy(server: Hub, folder: Path) -> None:

@@ -131,22 +131,27 @@ def test_images_of_any_bands(images: tuple[Any, Any], bands: list[str]) -> None:
     scale = 63.0 if bands[0].startswith("HSC") else 1.0
     faint = torch.randn(2, len(bands), 96, 96, generator=generator) * 0.05
     bright = torch.randn(1, len(bands), 96, 96, generator=generator) * 20  # beyond what is clipped
-    compare_images(*images, torch.cat([faint, bright]) * scale, bands)
+    tokens = compare_images(*images, torch.cat([faint, bright]) * scale, bands)
+    assert tokens.shape == (3, images[1].config.tokens) and len(tokens.unique()) > 5
 
 
 @pytest.mark.parametrize("size", [(97, 96), (101, 160), (152, 131)])
 def test_images_of_any_size(images: tuple[Any, Any], size: tuple[int, int]) -> None:
-    compare_images(*images, torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(size[0])), LEGACY)
+    flux = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(size[0]))
+    top, left = ((n - 96) // 2 for n in size)
+    tokens = compare_images(*images, flux, LEGACY)
+    assert torch.equal(tokens, compare_images(*images, flux[..., top : top + 96, left : left + 96], LEGACY))
 
 
 def test_images_that_do_not_use_the_memory_of_a_tensor(images: tuple[Any, Any]) -> None:
-    compare_images(*images, torch.randn(1, 100, 120, 4).permute(0, 3, 1, 2), LEGACY)
+    flux = torch.randn(1, 100, 120, 4, generator=torch.Generator().manual_seed(5)).permute(0, 3, 1, 2)
+    assert torch.equal(compare_images(*images, flux, LEGACY), compare_images(*images, flux.contiguous(), LEGACY))
 
 
 def test_infinite_pixels_are_clipped_as_there(images: tuple[Any, Any]) -> None:
-    flux = torch.randn(1, 4, 96, 96)
+    flux = torch.randn(1, 4, 96, 96, generator=torch.Generator().manual_seed(6))
     flux[0, 0, 3, 4], flux[0, 2, 50, 50] = torch.inf, -torch.inf
-    compare_images(*images, flux, LEGACY)
+    assert torch.equal(compare_images(*images, flux, LEGACY), compare_images(*images, flux.clamp(-1e6, 1e6), LEGACY))
 
 
 def test_all_nine_bands_at_once(images: tuple[Any, Any]) -> None:
@@ -268,14 +273,17 @@ def test_spectra_on_a_common_grid(spectra: tuple[Any, Any], wavelength: Tensor) 
 
 def test_spectra_each_on_a_grid_of_its_own(spectra: tuple[Any, Any]) -> None:
     wavelength = torch.stack([DESI[:3000], SDSS[400:3400], torch.linspace(3400, 9900, 3000)])
-    compare_spectra(*spectra, *measured(wavelength), wavelength)
+    tokens = compare_spectra(*spectra, *measured(wavelength), wavelength)
+    assert tokens.shape == (3, spectra[1].config.tokens) and len(tokens.unique(dim=0)) == 3
 
 
 def test_spectra_with_nan_and_infinities(spectra: tuple[Any, Any]) -> None:
     flux, ivar, mask = measured(DESI)
     flux[0, 100:120], flux[1, 5], ivar[2, 7], ivar[0, 9] = torch.nan, -torch.nan, torch.nan, torch.inf
     mask[1] = True  # nothing good
-    compare_spectra(*spectra, flux, ivar, mask, DESI)
+    tokens = compare_spectra(*spectra, flux, ivar, mask, DESI)
+    filled = compare_spectra(*spectra, flux.nan_to_num(), ivar.nan_to_num(posinf=1e30), mask, DESI)
+    assert torch.equal(tokens, filled)
 
 
 def test_spectrum_codec_of_the_assumed_size(tmp_path: Path) -> None:
