@@ -65,7 +65,7 @@ def _device(facts: dict[str, Any], problems: list[str]) -> bool:
         facts["device"] = "none"
         problems.append(f"torch cannot be imported ({error}); run `make setup`.")
         return False
-    from engine.models.processor import fast_bfloat16
+    from engine.models.processor import fast_bfloat16, has_amx
 
     if torch.cuda.is_available():
         facts["device"] = f"cuda: {torch.cuda.get_device_name()}"
@@ -73,8 +73,7 @@ def _device(facts: dict[str, Any], problems: list[str]) -> bool:
         facts["device"] = "mps (Apple)"
     else:
         facts["device"] = f"cpu, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    amx = torch.cpu._is_amx_tile_supported()
-    facts["bfloat16"] = "in AMX tiles" if amx else "in the processor" if fast_bfloat16() else "no; float32 is used"
+    facts["bfloat16"] = "in AMX tiles" if has_amx() else "in the processor" if fast_bfloat16() else "no; float32 is used"
     return True
 
 

@@ -22,13 +22,13 @@ from urllib.parse import quote, urlsplit
 
 from engine import __version__
 from engine.files import commit, only_writer, read_json, write_json
+from engine.model_files import PICKLES
 from engine.steps import Step
 
 ENDPOINT = "https://huggingface.co"
 RECORD, PARTS = "omnisky-download.json", ".download"
 KINDS = (".safetensors", ".json", ".md")
 LICENCES = ("license", "licence", "notice", "copying")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK = 1 << 20
 PACE = 0.5  # seconds between two Steps

@@ -5,7 +5,7 @@ from engine.checkpoints.bundles import Bundle, load, save
 from engine.checkpoints.codecs import load_codec
 from engine.checkpoints.omni import OmniBundle
 from engine.checkpoints.training import last_step, resume, save_training
-from engine.shipped import checksum
+from engine.model_files import checksum
 
 __all__ = ["Bundle", "OmniBundle", "checksum", "last_step", "load", "load_aion", "load_codec", "resume", "save", "save_aion",
            "save_training"]

@@ -13,18 +13,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.tensors import map_tensors, misfits, write_tensors
+from engine.model_files import PICKLES, read_json
 from engine.models.omni import Omni, OmniConfig
 from engine.models.tokens import position_table
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-REMEDY = "fetch it with `hf download polymathic-ai/aion-base --local-dir FOLDER`"
+REMEDY = "fetch it with `omnisky download polymathic-ai/aion-base`"
 CONVERTED = 1 << 26  # bytes converted to another dtype before the file's pages are let go
 
 
@@ -76,14 +75,7 @@ def read_config(folder: Path) -> OmniConfig:
     if not path.is_file():
         what = "it has no config.json" if folder.is_dir() else "there is no such folder"
         raise FileNotFoundError(f"{folder} is not an AION-1 model: {what}; {REMEDY}")
-    return OmniConfig.from_dict(_json(path), str(path))
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged or not JSON ({error}); {REMEDY}") from error
+    return OmniConfig.from_dict(read_json(path, REMEDY), str(path))
 
 
 def _pickled(path: Path) -> str:
@@ -99,8 +91,7 @@ def _weight_files(folder: Path) -> list[Path]:
         if pickles := sorted(p for p in folder.iterdir() if p.suffix in PICKLES):
             raise ValueError(_pickled(pickles[0]))
         raise FileNotFoundError(f"{folder} is not an AION-1 model: it has neither {WEIGHTS} nor {INDEX}; {REMEDY}")
-    content = _json(index)
-    places = content.get("weight_map") if isinstance(content, dict) else None
+    places = read_json(index, REMEDY).get("weight_map")
     names = sorted(set(places.values()), key=str) if isinstance(places, dict) else []
     if not names or any(not isinstance(n, str) or Path(n).name != n or not n.endswith(".safetensors") for n in names):
         raise ValueError(f"{index} has no weight_map to safetensors files beside it; {REMEDY}")

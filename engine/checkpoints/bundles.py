@@ -20,10 +20,10 @@ from torch import Tensor
 
 from engine.checkpoints.omni import OmniBundle
 from engine.checkpoints.tensors import read_tensors
+from engine.model_files import SHIPPED, checksum, read_json
 from engine.models import AstroClip, AstroClipConfig
 from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
 from engine.models.processor import fast_bfloat16
-from engine.shipped import SHIPPED, checksum
 
 if TYPE_CHECKING:
     from engine.objects import SkyObject
@@ -65,11 +65,7 @@ def described(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not a model: it has no config.json; train one with `omnisky train`")
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}
+    return read_json(path)
 
 
 def load_astroclip(folder: Path) -> Bundle:

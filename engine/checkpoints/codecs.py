@@ -6,7 +6,6 @@ tensor of ours into theirs. Reservoirs, from which the tables of scalars were ma
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -33,8 +32,8 @@ from engine.codecs import (
 )
 from engine.codecs.quantizers import Table
 from engine.modalities import AION
+from engine.model_files import PICKLES, read_json
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 Config = Mapping[str, Any]
 
 
@@ -72,13 +71,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} has no model.safetensors{hint}")
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json, which says how large the codec is")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / 'config.json'} must be an object with the sizes of a codec, got {type(config).__name__}")
-    return config
+    return read_json(folder / "config.json")
 
 
 def kind_of(config: Config, folder: Path) -> str:

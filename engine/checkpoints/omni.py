@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,8 +19,8 @@ from engine.checkpoints.aion import load_aion
 from engine.checkpoints.codecs import load_codec
 from engine.codecs import CatalogCodec, Codec, CodecWarning
 from engine.modalities import Modality
+from engine.model_files import weights_checksum
 from engine.models.omni import Encoded, Omni
-from engine.shipped import checksum
 
 if TYPE_CHECKING:
     from engine.objects import SkyObject
@@ -57,15 +58,18 @@ class OmniBundle:
 
     model: Omni
     folder: Path
-    checksum: str
     codecs: Codecs = field(repr=False)
 
     @classmethod
     def load(cls, folder: Path) -> OmniBundle:
         """Raises what `load_aion` raises; a codec is read, and may be refused, when it is first used."""
         model = load_aion(folder)
-        [first, *_] = sorted(folder.glob("model*.safetensors"))
-        return cls(model, folder, checksum(first), Codecs(folder, model.inputs))
+        return cls(model, folder, Codecs(folder, model.inputs))
+
+    @cached_property
+    def checksum(self) -> str:
+        """Of the weights and the codecs: other codecs give other vectors."""
+        return weights_checksum(self.folder)
 
     @property
     def modalities(self) -> dict[str, Modality]:

@@ -56,6 +56,14 @@ def batched(objects: SkyObject | Sequence[SkyObject]) -> tuple[list[SkyObject], 
     return some, False
 
 
+def token_rows(tokens: Values, length: int, device: torch.device) -> Tensor:
+    """Tokens (B, length) as a tensor. Raises ValueError for another shape."""
+    ids = torch.as_tensor(tokens, device=device)
+    if ids.ndim != 2 or ids.shape[1] != length:
+        raise ValueError(f"tokens must be (B, {length}), got the shape {tuple(ids.shape)}")
+    return ids
+
+
 def token_batch(tokens: Values, length: int, device: torch.device) -> tuple[Tensor, bool]:
     """Tokens as (B, length), and whether they came without B. Raises ValueError for another shape."""
     ids = torch.as_tensor(tokens, device=device)

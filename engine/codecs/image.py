@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.codecs.border import Values, token_batch, warn
+from engine.codecs.border import Values, token_batch, token_rows, warn
 from engine.codecs.quantizers import FSQ
 from engine.models.inputs import asinh
 
@@ -293,9 +293,7 @@ class ImageCodec(nn.Module):
         ValueError for an id out of range or another number of tokens.
         """
         found = band_indices(bands)
-        ids = torch.as_tensor(tokens, device=self.device)
-        if ids.ndim != 2 or ids.shape[1] != self.config.tokens:
-            raise ValueError(f"tokens must be (B, {self.config.tokens}), got the shape {tuple(ids.shape)}")
+        ids = token_rows(tokens, self.config.tokens, self.device)
         codes = self.quantizer.decode(ids.unflatten(1, (self.config.side, -1)))
         flux = [self._decoded(piece, found) for piece in codes.split(PIECE.get(codes.device.type, 8)) if len(piece)]
         return torch.cat(flux) if flux else torch.zeros(0, len(found), SIZE, SIZE, device=self.device)

@@ -17,15 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.codecs.border import Values, batched, token_batch, warn
-from engine.codecs.image import SIZE, stamp
+from engine.codecs.border import Values, batched, token_batch, token_rows, warn
+from engine.codecs.image import PIECE, SIZE, stamp
 from engine.codecs.quantizers import FSQ
 
 if TYPE_CHECKING:
     from engine.objects import Image, SkyObject
 
 BAND = "segmentation"  # the name of the one plane of an `Image` that holds a map
-PIECE = {"cpu": 8, "cuda": 256}
 
 
 @dataclass(frozen=True)
@@ -132,9 +131,7 @@ class SegmentationCodec(nn.Module):
     @torch.no_grad()
     def detokenize(self, tokens: Values) -> Tensor:
         """Tokens (B, 144) -> (B, 96, 96) from 0 to 1. Raises ValueError for an id out of range or another number of tokens."""
-        ids = torch.as_tensor(tokens, device=self.device)
-        if ids.ndim != 2 or ids.shape[1] != self.config.tokens:
-            raise ValueError(f"tokens must be (B, {self.config.tokens}), got the shape {tuple(ids.shape)}")
+        ids = token_rows(tokens, self.config.tokens, self.device)
         z = self.quantizer.decode(ids.unflatten(1, (self.config.side, -1))).permute(0, 3, 1, 2)
         pieces = [self.decoder(self.from_code(p)) for p in z.split(PIECE.get(z.device.type, 8)) if len(p)]
         x = torch.cat(pieces)[:, 0].sigmoid() if pieces else z.new_zeros(0, SIZE, SIZE)

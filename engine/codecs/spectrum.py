@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.codecs import convnext
-from engine.codecs.border import Values, token_batch
+from engine.codecs.border import Values, token_batch, token_rows
 from engine.codecs.quantizers import LFQ, Table
 from engine.models.inputs import asinh
 
@@ -147,9 +147,7 @@ class SpectrumCodec(nn.Module):
         wavelength: (n,) or (B, n) in Angstrom, increasing; beyond the grid flux is the level and the mask True. Raises
         ValueError for an id out of range or another number of tokens.
         """
-        ids = torch.as_tensor(tokens, device=self.device)
-        if ids.ndim != 2 or ids.shape[1] != self.config.tokens:
-            raise ValueError(f"tokens must be (B, {self.config.tokens}), got the shape {tuple(ids.shape)}")
+        ids = token_rows(tokens, self.config.tokens, self.device)
         norm = self._norm(ids[:, 0])
         codes = self.quantizer.decode(ids[:, 1:])
         pieces = [self.decoder(self.from_code(piece)).float()

@@ -1,0 +1,37 @@
+"""A model's files, as far as they are known without torch: where the shipped one lies, checksums, config.json, pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "astroclip-demo"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")  # run whatever code is in them when opened: never read
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_checksum(folder: Path) -> str:
+    """Of a model's weight file; of several, codecs included, that of their checksums. Raises FileNotFoundError for none."""
+    files = [*sorted(folder.glob("model*.safetensors")), *sorted(folder.glob("codecs/*/model.safetensors"))]
+    if not files:
+        raise FileNotFoundError(f"{folder} is not a model: it has no model.safetensors")
+    each = [checksum(path) for path in files]
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+
+
+def read_json(path: Path, remedy: str = "fetch or train it again") -> dict[str, Any]:
+    """The object in a JSON file of a model. Raises ValueError if it is damaged or no object."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or not JSON ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object of names and values; {remedy}")
+    return content
