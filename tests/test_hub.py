@@ -358,11 +358,16 @@ def test_an_interrupted_update_leaves_the_former_revision(server: Hub, folder: P
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS and (folder / "config.json").read_bytes() == b'{"dim": 16}\n'
 
 
+def heed_ctrl_c() -> None:
+    """A run started in the background is deaf to it, and so would be its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C of another process")
 def test_ctrl_c(server: Hub, folder: Path) -> None:
     server.cut["model.safetensors"], server.stall = [1_000_000], True
     run = subprocess.Popen([sys.executable, "-m", "engine.cli", "download", REPO, "--to", str(folder)], stderr=subprocess.PIPE,
-                           text=True)
+                           text=True, preexec_fn=heed_ctrl_c)
     while not any(p.stat().st_size > 900_000 for p in (folder / hub.PARTS).glob("model.safetensors.*")):
         assert run.poll() is None
         time.sleep(0.02)
