@@ -148,7 +148,7 @@ def test_what_is_wrong_is_one_sentence(sky: Path, model: Path, tmp_path: Path) -
     (tmp_path / "config.json").write_text("{")
     (tmp_path / "model.safetensors").write_bytes(b"")
     cases = [(("near", str(sky), "no-such-thing"), "no object is called 'no-such-thing'"),
-             (("embed", str(sky), "--model", str(tmp_path)), "config.json is not JSON"),
+             (("embed", str(sky), "--model", str(tmp_path)), "config.json is damaged or not JSON"),
              (("embed", str(tmp_path / "b.sky")), "omnisky ingest"),
              (("evaluate", "--model", str(tmp_path / "absent")), "is not a model")]
     for arguments, said in cases:
