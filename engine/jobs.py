@@ -9,12 +9,12 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ EMBED_BATCH = 128
 COMMIT_EVERY = 1.0  # seconds
 FIRST_MAP = 1000  # a demo's map is fitted on these, later objects are placed on it
 KINDS = ("umap", "pca")
+TOKENS_BATCH = 32  # objects whose tokens are embedded before the next note of how far it is
+Vectors = dict[str, NDArray[np.float32]]  # space -> (objects, dim)
 
 
 def ingest(sky: str | Path, paths: Sequence[str | Path], survey: str | None = None, lossless: bool = False) -> Iterator[Step]:
@@ -68,63 +70,119 @@ def _objects(count: int) -> str:
     return f"{count} object" if count == 1 else f"{count} objects"
 
 
-def embed(sky: str | Path, model: str | Path | None = None) -> Iterator[Step]:
+def tokenize(sky: str | Path, model: str | Path, inputs: Sequence[str] | None = None, quick: bool = False) -> Iterator[Step]:
+    """Tokens of all objects that have none yet, by the codecs of a model of AION-1's kind: see `engine.tokenized`.
+
+    Raises ValueError if another process embeds the same sky, FileNotFoundError or ValueError for a model that cannot be
+    loaded or has no codecs, KeyError for an unknown input.
+    """
+    from engine import checkpoints, tokenized
+
+    store, bundle = Store(sky), checkpoints.load(model)
+    if not isinstance(bundle, checkpoints.OmniBundle) or not len(bundle.codecs):
+        raise ValueError(f"{bundle.folder} has no codecs, so it makes no tokens; give the folder of a model of AION-1's kind")
+    with _only_embedder(store):
+        yield from tokenized.tokenize(store, bundle, inputs, quick)
+
+
+def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str] | None = None, space: str = "joint",
+          pool: Literal["mean", "balanced"] = "balanced", quick: bool | None = None) -> Iterator[Step]:
     """Vectors of all objects that have none yet, in every space of the model (the shipped one if None).
 
-    Vectors of another model are replaced: a space holds one model's vectors only, as its manifest says.
-    Raises ValueError if another process embeds the same sky, FileNotFoundError or ValueError for a model that cannot be loaded.
+    Vectors of another model are replaced: a space holds one model's vectors only, as its manifest says. A model of AION-1's
+    kind starts from tokens, which are stored (`tokenize`, quick as there); with inputs, its token keys, `space` alone is made
+    of them. Raises ValueError if another process embeds the same sky or the model has no choice of inputs,
+    FileNotFoundError or ValueError for a model that cannot be loaded, KeyError for an unknown input.
     """
     from engine import checkpoints
 
     store = Store(sky)
     bundle = checkpoints.load(model)
+    if isinstance(bundle, checkpoints.OmniBundle):
+        steps = _embed_tokens(store, bundle, bundle.manifests if inputs is None else
+                              {space: bundle.manifest(space, inputs, pool)}, quick)
+    elif inputs is not None:
+        raise ValueError(f"{bundle.folder.name} always reads the same; a choice of inputs needs a model of AION-1's kind")
+    else:
+        steps = _embed_pixels(store, bundle)
     with _only_embedder(store):
-        yield from _embed(store, bundle)
+        yield from steps
 
 
 def _only_embedder(store: Store) -> AbstractContextManager[None]:
     return only_writer(store.path / "embeddings.lock", f"the embeddings of {store.path}")
 
 
-def _embed(store: Store, bundle: Bundle | OmniBundle) -> Iterator[Step]:
-    """`embed` by the only embedder; the next objects are read while these are embedded, and both wait for the disk
-    about once a second only."""
-    spaces = open_spaces(store.path, bundle)
+def _embed_pixels(store: Store, bundle: Bundle | OmniBundle) -> Iterator[Step]:
+    """`embed` by the only embedder; the next objects are read while these are embedded."""
+
+    def vectors(pieces: Sequence[range]) -> Iterator[Vectors]:
+        with ThreadPoolExecutor(1) as ahead:
+            coming = [ahead.submit(read_rows, store, piece) for piece in pieces[:1]]
+            for i in range(len(pieces)):
+                objects = coming.pop().result()
+                coming = [ahead.submit(read_rows, store, following) for following in pieces[i + 1 : i + 2]]
+                yield bundle.vectors(objects)
+
+    yield from _append_all(store, open_spaces(store.path, bundle.manifests), EMBED_BATCH, vectors)
+
+
+def _embed_tokens(store: Store, bundle: OmniBundle, manifests: Mapping[str, Mapping[str, Any]], quick: bool | None
+                  ) -> Iterator[Step]:
+    """`embed` by the only embedder: first the tokens that are missing, then vectors of them."""
+    from engine import tokenized
+
+    inputs = {space: m["inputs"]["modalities"] for space, m in manifests.items()}
+    needed = list(dict.fromkeys(key for keys in inputs.values() for key in keys))
+    said: list[str] = []
+    for step in tokenized.tokenize(store, bundle, needed, quick):
+        said += (step.preview or {}).get("warnings", [])
+        yield Step(0.3 * step.fraction, step.note)
+    tokens = tokenized.Tokens.open(store.path, bundle, needed)
+
+    def vectors(pieces: Sequence[range]) -> Iterator[Vectors]:
+        for piece in pieces:
+            ids, hidden = tokens.read(piece)
+            yield {space: bundle.unit_vectors(ids, hidden, keys, len(piece), manifests[space]["inputs"]["pool"])
+                   for space, keys in inputs.items()}
+
+    for step in _append_all(store, open_spaces(store.path, manifests), TOKENS_BATCH, vectors):
+        yield Step(0.3 + 0.7 * step.fraction, step.note, {"warnings": said} if step.fraction == 1 else None)
+
+
+def _append_all(store: Store, spaces: dict[str, Embeddings], batch: int,
+                vectors: Callable[[Sequence[range]], Iterator[Vectors]]) -> Iterator[Step]:
+    """Append the vectors of all rows that have none, waiting for the disk about once a second only."""
     first = min(len(s) for s in spaces.values())
-    pieces = [range(i, min(i + EMBED_BATCH, len(store))) for i in range(first, len(store), EMBED_BATCH)]
-    made: list[dict[str, NDArray[np.float32]]] = []
+    pieces = [range(i, min(i + batch, len(store))) for i in range(first, len(store), batch)]
+    made: list[Vectors] = []
     committed = time.monotonic()
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(read_rows, store, pieces[0]) if pieces else None
-        try:
-            for piece, following in zip_longest(pieces, pieces[1:]):
-                assert coming is not None
-                objects = coming.result()
-                coming = ahead.submit(read_rows, store, following) if following else None
-                made.append(bundle.vectors(objects))
-                if time.monotonic() - committed > COMMIT_EVERY:
-                    _commit(spaces, made, first)
-                    first, made, committed = piece.stop, [], time.monotonic()
-                yield Step(piece.stop / len(store), f"embedded {piece.stop:,} of {len(store):,} objects")
-        finally:  # stopped or done
-            _commit(spaces, made, first)
+    try:
+        for piece, new in zip(pieces, vectors(pieces), strict=True):
+            made.append(new)
+            if time.monotonic() - committed > COMMIT_EVERY:
+                _commit(spaces, made, first)
+                first, made, committed = piece.stop, [], time.monotonic()
+            yield Step(piece.stop / len(store), f"embedded {piece.stop:,} of {len(store):,} objects")
+    finally:  # stopped or done
+        _commit(spaces, made, first)
     counts = ", ".join(f"{s.known():,} have {space} vectors" for space, s in spaces.items())
     yield Step(1.0, f"all {len(store):,} objects were looked at: {counts}")
 
 
-def _commit(spaces: dict[str, Embeddings], made: list[dict[str, NDArray[np.float32]]], first: int) -> None:
+def _commit(spaces: dict[str, Embeddings], made: list[Vectors], first: int) -> None:
     if made:
         add_vectors(spaces, {space: np.concatenate([vectors[space] for vectors in made]) for space in spaces}, first)
 
 
-def open_spaces(sky: Path, bundle: Bundle | OmniBundle) -> dict[str, Embeddings]:
-    """The model's spaces, made anew where there is none or another model's."""
+def open_spaces(sky: Path, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Embeddings]:
+    """Spaces as a bundle's manifests say, made anew where there is none or another model's."""
     out = {}
-    for space in bundle.spaces:
-        folder, manifest = sky / "embeddings" / space, bundle.manifest(space)
+    for space, manifest in manifests.items():
+        folder, dim = sky / "embeddings" / space, manifest["dim"]
         there = Embeddings.open(folder) if (folder / MANIFEST).is_file() else None
-        same = there is not None and (there.manifest["checksum"], there.dim) == (manifest["checksum"], bundle.dim)
-        out[space] = there if there is not None and same else Embeddings.create(folder, bundle.dim, manifest)
+        same = there is not None and (there.manifest["checksum"], there.dim) == (manifest["checksum"], dim)
+        out[space] = there if there is not None and same else Embeddings.create(folder, dim, manifest)
     return out
 
 
@@ -263,10 +321,10 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
     bundle = checkpoints.load(model)
     there = 0.9 * min(len(store) / objects, 1.0)
     with _only_embedder(store), ThreadPoolExecutor(1) as beside:
-        yield from _scaled(_embed(store, bundle), 0.0, 0.8 * there)  # what a stopped run stored and did not embed
+        yield from _scaled(_embed_pixels(store, bundle), 0.0, 0.8 * there)  # what a stopped run stored and did not embed
         if len(store) >= min(objects, FIRST_MAP):
             yield from _scaled(map(store.path), 0.8 * there, there)
-        spaces = open_spaces(store.path, bundle)
+        spaces = open_spaces(store.path, bundle.manifests)
         for batch in demo_sky.batches(seed, len(store), objects):
             first = len(store)
             stored = beside.submit(store.append, batch, [origin] * len(batch))

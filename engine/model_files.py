@@ -26,6 +26,12 @@ def weights_checksum(folder: Path) -> str:
     return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
 
+def codec_checksum(folder: Path) -> str:
+    """Of a codec's weights and sizes, on which its tokens depend."""
+    each = [checksum(folder / name) for name in ("config.json", "model.safetensors")]
+    return hashlib.sha256("".join(each).encode()).hexdigest()
+
+
 def read_json(path: Path, remedy: str = "fetch or train it again") -> dict[str, Any]:
     """The object in a JSON file of a model. Raises ValueError if it is damaged or no object."""
     try:

@@ -126,6 +126,10 @@ class Bundle:
             "larger stamps": "cut about the object's position, else about the centre",
             "uncalibrated": "scaled to 25 nmgy in the middle 3 arcsec"}}
 
+    @property
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        return {space: self.manifest(space) for space in self.spaces}
+
     def vectors(self, objects: Sequence[SkyObject], batch: int = BATCH) -> dict[str, NDArray[np.float32]]:
         """Space -> (B, dim) float32 unit vectors, one row an object; NaN where the object has no such input."""
         out = {space: np.full((len(objects), self.dim), np.nan, np.float32) for space in self.spaces}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +19,16 @@ from torch.nn import functional as F
 
 from engine.checkpoints.aion import load_aion
 from engine.checkpoints.codecs import load_codec
-from engine.codecs import CatalogCodec, Codec, CodecWarning
+from engine.codecs import CatalogCodec, Codec, CodecWarning, fast
 from engine.modalities import Modality
-from engine.model_files import weights_checksum
+from engine.model_files import codec_checksum, weights_checksum
 from engine.models.omni import Encoded, Omni
+from engine.models.processor import fast_bfloat16
 
 if TYPE_CHECKING:
     from engine.objects import SkyObject
 
+POOLS = ("balanced", "mean")
 Pool = Literal["mean", "balanced", "none"]
 BATCH = 16  # objects encoded at a time
 SPACES = {"image": ("image",), "spectrum": ("spectrum", "coefficients")}  # kinds of modalities that make up a space
@@ -38,12 +42,24 @@ class Codecs(Mapping[str, Codec]):
         self._folders = {key: folder / "codecs" / m.folder for key, m in modalities.items()
                          if (folder / "codecs" / m.folder / "config.json").is_file()}
         self._loaded: dict[Path, Codec] = {}
+        self._fast: dict[Path, Codec] = {}
 
     def __getitem__(self, key: str) -> Codec:
         folder = self._folders[key]
         if folder not in self._loaded:
             self._loaded[folder] = load_codec(folder)
         return self._loaded[folder]
+
+    def quick(self, key: str) -> Codec:
+        """The copy that computes in bfloat16 (`engine.codecs.fast`), of those that compute at all."""
+        folder = self._folders[key]
+        if folder not in self._fast:
+            self._fast[folder] = fast(self[key]) if hasattr(self[key], "encoder") else self[key]
+        return self._fast[folder]
+
+    def checksum(self, key: str) -> str:
+        """Of the codec's files: the same for whoever makes the same tokens."""
+        return codec_checksum(self._folders[key])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._folders)
@@ -71,6 +87,11 @@ class OmniBundle:
         """Of the weights and the codecs: other codecs give other vectors."""
         return weights_checksum(self.folder)
 
+    @cached_property
+    def quick(self) -> Omni:
+        """The model in bfloat16 where the processor multiplies in it, for vectors; elsewhere the model itself."""
+        return load_aion(self.folder, torch.bfloat16) if fast_bfloat16() else self.model
+
     @property
     def modalities(self) -> dict[str, Modality]:
         return self.model.inputs
@@ -96,34 +117,33 @@ class OmniBundle:
         `CodecWarning`. Raises KeyError for an input that the model or its folder of codecs does not have.
         """
         tokens, hidden = {}, {}
-        for key in self._checked(inputs):
-            m = self.modalities[key]
-            rows, ids = self._encode(key, [(row, o) for row, o in enumerate(objects) if has(o, m)])
+        for key in self.checked(inputs):
+            rows, ids = self.ids(key, objects)
             if rows:
-                tokens[key] = ids.new_zeros(len(objects), ids.shape[1])
-                tokens[key][rows] = ids
-                hidden[key] = torch.ones(tokens[key].shape, dtype=torch.bool)
-                hidden[key][rows] = False
+                tokens[key], hidden[key] = spread(rows, ids, len(objects))
         return tokens, hidden
 
-    def _checked(self, inputs: Sequence[str] | None) -> Sequence[str]:
+    def checked(self, inputs: Sequence[str] | None) -> tuple[str, ...]:
+        """The inputs, `measured` for None. Raises KeyError for one that the model or its folder of codecs does not have."""
         if inputs is None:
             return self.measured
         for key in inputs:
             if key not in self.codecs:
                 why = "no codec in its folder" if key in self.modalities else "no such input"
                 raise KeyError(f"{key!r}: {self.folder.name} has {why}; it has {', '.join(self.codecs)}")
-        return inputs
+        return tuple(dict.fromkeys(inputs))
 
-    def _encode(self, key: str, able: list[tuple[int, SkyObject]]) -> tuple[list[int], Tensor]:
-        """Rows and ids (rows, n) of the objects that the codec takes."""
-        m, codec = self.modalities[key], self.codecs[key]
+    def ids(self, key: str, objects: Sequence[SkyObject], quick: bool = False) -> tuple[list[int], Tensor]:
+        """Which of the objects have an input that its codec takes, k of them, and their ids (k, n). quick: see `Codecs`."""
+        m = self.modalities[key]
+        able = [(row, o) for row, o in enumerate(objects) if has(o, m)]
+        codec = self.codecs.quick(key) if quick else self.codecs[key]
         read: Any = codec.encode
         options = {"survey": m.survey} if m.kind in ("image", "spectrum") else {}
 
         def encode(some: list[SkyObject]) -> Tensor:
             ids: Tensor = read(some, **options)
-            ids = codec.to_sequence(ids) if isinstance(codec, CatalogCodec) else ids
+            ids = codec.to_sequence(ids, m.tokens) if isinstance(codec, CatalogCodec) else ids
             return ids.long().reshape(len(some), -1)
 
         if not able:
@@ -147,62 +167,99 @@ class OmniBundle:
         tokens of a spectrum do not drown a flux (Parker et al. 2025, arXiv:2510.17960); "none" gives the `Encoded` tokens
         themselves, for which every object must have an input (else ValueError).
         """
-        if pool not in ("mean", "balanced", "none"):
+        if pool not in (*POOLS, "none"):
             raise ValueError(f"pool is {pool!r}; it must be mean, balanced or none")
-        some = list(objects)
-        tokens, hidden = self.tokenize(some, inputs)
+        tokens, hidden = self.tokenize(list(objects), inputs)
         if pool == "none":
-            return self._read(tokens, hidden, slice(None))
-        out = np.full((len(some), self.dim), np.nan, np.float32)
-        seen = torch.zeros(len(some), dtype=torch.bool)
-        for mask in hidden.values():
-            seen |= ~mask.all(1)
-        rows = torch.nonzero(seen)[:, 0]
+            return read(self.model, tokens, hidden, slice(None))
+        return self.pooled(self.model, tokens, hidden, len(objects), pool)
+
+    def pooled(self, model: Omni, tokens: dict[str, Tensor], hidden: dict[str, Tensor], objects: int,
+               pool: Literal["mean", "balanced"]) -> NDArray[np.float32]:
+        """Vectors (objects, dim) of tokens as `tokenize` gives them, by the model or its `quick` copy; NaN if all is hidden."""
+        out = np.full((objects, self.dim), np.nan, np.float32)
+        there = np.stack([~mask.all(1).numpy() for mask in hidden.values()], 1) if hidden else np.zeros((objects, 0), bool)
+        rows = np.lexsort(there.T) if there.size else np.arange(0)  # those that show the same lie together: less is padded
+        rows = rows[there[rows].any(1)]
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
-            out[part.numpy()] = pooled(self._read(tokens, hidden, part), pool).float().numpy()
+            out[part] = pooled(read(model, tokens, hidden, torch.from_numpy(part)), pool).numpy()
         return out
-
-    def _read(self, tokens: dict[str, Tensor], hidden: dict[str, Tensor], rows: Tensor | slice) -> Encoded:
-        some = {key: mask[rows] for key, mask in hidden.items()}
-        used = [key for key, mask in some.items() if not mask.all()]
-        with torch.inference_mode():
-            return self.model.encode({key: tokens[key][rows] for key in used},
-                                     {key: some[key] for key in used if some[key].any()})
 
     # -- spaces --------------------------------------------------------------------------------------------------
 
     @property
     def spaces(self) -> dict[str, tuple[str, ...]]:
         """Space -> the surveys it reads."""
-        found = {space: tuple(dict.fromkeys(self.modalities[key].survey for key in self._inputs(space))) for space in SPACES}
+        found = {space: tuple(dict.fromkeys(self.modalities[key].survey for key in self.inputs(space))) for space in SPACES}
         return {space: surveys for space, surveys in found.items() if surveys}
 
-    def _inputs(self, space: str) -> list[str]:
+    def inputs(self, space: str) -> list[str]:
+        """The token keys that a space of this model reads."""
         return [key for key in self.measured if self.modalities[key].kind in SPACES[space]]
 
-    def manifest(self, space: str) -> dict[str, Any]:
-        """What the vectors of a space are. Raises KeyError for another space."""
-        if space not in self.spaces:
+    def manifest(self, space: str, inputs: Sequence[str] | None = None, pool: Pool = "balanced") -> dict[str, Any]:
+        """What the vectors of a space are: of its own inputs, or, under whatever name, of those given.
+
+        Raises KeyError for an input or, without inputs, a space that the model does not have; ValueError for a name or a pool
+        that cannot be.
+        """
+        if inputs is None and space not in self.spaces:
             raise KeyError(f"{space!r} is not a space of this model; it has {', '.join(self.spaces)}")
-        return {"space": space, "model": self.folder.name, "checksum": self.checksum, "version": VERSION, "dim": self.dim,
-                "inputs": {"modalities": self._inputs(space), "pool": "balanced"}, "comparable": [space]}
+        if not re.fullmatch("[a-z][a-z0-9_-]*", space):
+            raise ValueError(f"a space cannot be called {space!r}; take small letters, digits, - and _")
+        if pool not in POOLS:
+            raise ValueError(f"pool is {pool!r}; vectors of a space are {' or '.join(POOLS)}")
+        own = {"modalities": self.inputs(space) if inputs is None else list(self.checked(inputs)), "pool": pool}
+        checksum = self.checksum  # of what makes the vectors, a choice of inputs included
+        if inputs is not None:
+            checksum = hashlib.sha256(f"{checksum} {own}".encode()).hexdigest()
+        return {"space": space, "model": self.folder.name, "checksum": checksum, "version": VERSION, "dim": self.dim,
+                "inputs": own, "comparable": [space]}
+
+    @property
+    def manifests(self) -> dict[str, dict[str, Any]]:
+        return {space: self.manifest(space) for space in self.spaces}
 
     def vectors(self, objects: Sequence[SkyObject]) -> dict[str, NDArray[np.float32]]:
         """Space -> (B, dim) float32 unit vectors; NaN where the object has no such input."""
-        return {space: F.normalize(torch.from_numpy(self.embed(objects, self._inputs(space))), dim=1).numpy()
-                for space in self.spaces}
+        inputs = {space: self.inputs(space) for space in self.spaces}
+        tokens, hidden = self.tokenize(list(objects), [key for keys in inputs.values() for key in keys])
+        return {space: self.unit_vectors(tokens, hidden, keys, len(objects)) for space, keys in inputs.items()}
+
+    def unit_vectors(self, tokens: dict[str, Tensor], hidden: dict[str, Tensor], inputs: Sequence[str], objects: int,
+                     pool: Literal["mean", "balanced"] = "balanced") -> NDArray[np.float32]:
+        """The vectors (objects, dim) of a space that reads these inputs, by the `quick` model; NaN where there is none."""
+        mine = [{key: some[key] for key in inputs if key in some} for some in (tokens, hidden)]
+        return F.normalize(torch.from_numpy(self.pooled(self.quick, mine[0], mine[1], objects, pool)), dim=1).numpy()
+
+
+def spread(rows: Sequence[int] | NDArray[Any], ids: Tensor, objects: int) -> tuple[Tensor, Tensor]:
+    """Ids (k, n) of some rows -> ids (objects, n) and hidden (objects, n), True in all other rows."""
+    tokens = ids.new_zeros(objects, ids.shape[1])
+    hidden = torch.ones(tokens.shape, dtype=torch.bool)
+    tokens[rows], hidden[rows] = ids, False
+    return tokens, hidden
+
+
+def read(model: Omni, tokens: Mapping[str, Tensor], hidden: Mapping[str, Tensor], rows: Tensor | slice) -> Encoded:
+    """Some rows encoded, without the modalities that all of them hide."""
+    some = {key: mask[rows] for key, mask in hidden.items()}
+    used = [key for key, mask in some.items() if not mask.all()]
+    with torch.inference_mode():
+        return model.encode({key: tokens[key][rows] for key in used}, {key: some[key] for key in used if some[key].any()})
 
 
 def pooled(encoded: Encoded, pool: Pool) -> Tensor:
-    """(B, D) of what is visible in (B, N, D); registers stand for no token and are left out."""
+    """(B, D) in float32 of what is visible in (B, N, D); registers stand for no token and are left out."""
+    context = encoded.context.float()
     counted = encoded.visible.clone()
     counted[:, encoded.slices["registers"]] = False
     if pool == "mean":
-        return mean(encoded.context, counted)
+        return mean(context, counted)
     parts = [own for key, own in encoded.slices.items() if key != "registers"]
     there = torch.stack([counted[:, own].any(1) for own in parts], 1)
-    means = torch.stack([mean(encoded.context[:, own], counted[:, own]) for own in parts], 1)
+    means = torch.stack([mean(context[:, own], counted[:, own]) for own in parts], 1)
     return mean(means, there)
 
 
