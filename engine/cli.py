@@ -124,6 +124,8 @@ def embed(
     space: Annotated[str, typer.Option(help="With --inputs: the name of the space made of them.")] = "joint",
     pool: Annotated[str, typer.Option(help="With --inputs: balanced (every modality counts the same) or mean.")] = "balanced",
     fast: Fast = False,
+    patches: Annotated[bool, typer.Option("--patches", help="Store patch vectors too: 54 kB an object of an image and a spectrum."
+                                          )] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -133,7 +135,7 @@ def embed(
     if pool not in ("balanced", "mean"):
         raise typer.BadParameter(f"{pool!r} is no way to pool; choose balanced or mean", param_hint="--pool")
     with one_sentence():
-        _say(follow(jobs.embed(sky, model, _keys(inputs), space, pool, fast or None), json))  # type: ignore[arg-type]
+        _say(follow(jobs.embed(sky, model, _keys(inputs), space, pool, fast or None, patches), json))  # type: ignore[arg-type]
 
 
 def _keys(inputs: str | None) -> list[str] | None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -86,13 +86,14 @@ def tokenize(sky: str | Path, model: str | Path, inputs: Sequence[str] | None = 
 
 
 def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str] | None = None, space: str = "joint",
-          pool: Literal["mean", "balanced"] = "balanced", quick: bool | None = None) -> Iterator[Step]:
+          pool: Literal["mean", "balanced"] = "balanced", quick: bool | None = None, parts: bool = False) -> Iterator[Step]:
     """Vectors of all objects that have none yet, in every space of the model (the shipped one if None).
 
     Vectors of another model are replaced: a space holds one model's vectors only, as its manifest says. A model of AION-1's
     kind starts from tokens, which are stored (`tokenize`, quick as there); with inputs, its token keys, `space` alone is made
-    of them. Raises ValueError if another process embeds the same sky or the model has no choice of inputs,
-    FileNotFoundError or ValueError for a model that cannot be loaded, KeyError for an unknown input.
+    of them; with parts, patch vectors are stored too (`engine.patches`). Raises ValueError if another process embeds the same
+    sky or the model has no choice of inputs, FileNotFoundError or ValueError for a model that cannot be loaded, KeyError for an
+    unknown input, NoRoom if the disk has too little room for patches.
     """
     from engine import checkpoints
 
@@ -101,8 +102,11 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
     if isinstance(bundle, checkpoints.OmniBundle):
         steps = _embed_tokens(store, bundle, bundle.manifests if inputs is None else
                               {space: bundle.manifest(space, inputs, pool)}, quick)
-    elif inputs is not None:
-        raise ValueError(f"{bundle.folder.name} always reads the same; a choice of inputs needs a model of AION-1's kind")
+        if parts:
+            steps = chain(_scaled(steps, 0.0, 0.5), _scaled(_store_patches(store, bundle, inputs), 0.5, 1.0))
+    elif inputs is not None or parts:
+        raise ValueError(f"{bundle.folder.name} always reads the same and has no parts; "
+                         "a choice of inputs, and patches, need a model of AION-1's kind")
     else:
         steps = _embed_pixels(store, bundle)
     with _only_embedder(store):
@@ -148,6 +152,13 @@ def _embed_tokens(store: Store, bundle: OmniBundle, manifests: Mapping[str, Mapp
 
     for step in _append_all(store, open_spaces(store.path, manifests), TOKENS_BATCH, vectors):
         yield Step(0.3 + 0.7 * step.fraction, step.note, {"warnings": said} if step.fraction == 1 else None)
+
+
+def _store_patches(store: Store, bundle: OmniBundle, inputs: Sequence[str] | None) -> Iterator[Step]:
+    from engine import patches
+
+    with_parts = patches.keys(bundle)
+    yield from patches.store(store, bundle, with_parts if inputs is None else [key for key in inputs if key in with_parts])
 
 
 def _append_all(store: Store, spaces: dict[str, Embeddings], batch: int,

@@ -20,6 +20,7 @@ from engine.store import Store
 if TYPE_CHECKING:
     from engine.embeddings import Embeddings
     from engine.maps import Map
+    from engine.patches import OnDemand
     from engine.search import Neighbours
     from engine.zorder import ZIndex
 
@@ -56,6 +57,7 @@ class Sky:
         self._indexes: dict[str, Any] = {}
         self._zindexes: dict[str, tuple[int, ZIndex]] = {}
         self._maps: dict[str, Map] = {}
+        self._patches: OnDemand | None = None
         self._stamp = self._derived_stamp()
 
     @property
@@ -246,6 +248,42 @@ class Sky:
             if space not in self._indexes:
                 self._indexes[space] = search.Index.open(self.path, space, self.embeddings(space))
             return self._indexes[space]
+
+    def patches(self, id: str | int, key: str = "tok_image", model: str | Path | None = None) -> NDArray[Any]:
+        """What a model makes of each part of an object: (rows, columns, d) of an image, in its pixels' order; else (n, d).
+
+        key: a token key; without a model the stored ones, d = 64 (`omnisky embed --patches`); with the folder of one of
+        AION-1's kind its full vectors, computed now and the last few kept. Raises FileNotFoundError if none are stored,
+        KeyError for an unknown input, ValueError if the object lacks it or the model makes no patches.
+        """
+        from engine import patches
+        from engine.modalities import MODALITIES
+
+        row = int(id) if isinstance(id, (int, np.integer)) else self.row(id)
+        if model is not None:
+            found = self._model_patches(Path(model)).of(row, key)
+        elif (self.path / "patches" / key).is_dir():
+            found = patches.Stored(self.path / "patches" / key).of(row)
+        else:
+            raise FileNotFoundError(f"{self.path} has no stored patches of {key!r}; run: omnisky embed {self.path} --patches "
+                                    "--model FOLDER, or name the model that shall make them now")
+        if found is None:
+            raise ValueError(f"{self.ids[row]} has no patches of {key}: it lacks the data")
+        side = round(len(found) ** 0.5)
+        return found.reshape(side, side, -1) if MODALITIES[key].kind == "image" else found
+
+    def _model_patches(self, folder: Path) -> OnDemand:
+        """The patches of one model, which is kept until another is asked for."""
+        from engine import checkpoints
+        from engine.patches import OnDemand
+
+        with self._lock:
+            if self._patches is None or self._patches.bundle.folder != folder:
+                bundle = checkpoints.load(folder)
+                if not isinstance(bundle, checkpoints.OmniBundle):
+                    raise ValueError(f"{folder} makes no patch vectors; give the folder of a model of AION-1's kind")
+                self._patches = OnDemand(self.store, bundle)
+            return self._patches
 
     @property
     def maps(self) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ class Tokens:
 
         quick: made by the codecs' `quick` copies; None: in whichever way those that are there were made, else exactly.
         """
-        return cls({key: _opened(sky / "tokens" / key, bundle, key, quick) for key in inputs})
+        return cls({key: _opened(sky, bundle, key, quick) for key in inputs})
 
     @property
     def reach(self) -> int:
@@ -72,13 +72,20 @@ class Tokens:
         return tokens, hidden
 
 
-def _opened(folder: Path, bundle: OmniBundle, key: str, quick: bool | None) -> Records:
-    checksum, m = bundle.codecs.checksum(key), bundle.modalities[key]
+def stored(sky: Path, bundle: OmniBundle, key: str) -> Records | None:
+    """The tokens that there are of an input by this bundle's codec, made either way; None if there are none."""
+    folder = sky / "tokens" / key
     there = Records.open(folder) if (folder / MANIFEST).is_file() else None
-    if there is not None and there.manifest.get("codec") == checksum and there.shape == (m.tokens,) \
-            and quick in (None, there.manifest.get("quick")):
+    ours = (bundle.codecs.checksum(key), (bundle.modalities[key].tokens,))
+    return there if there is not None and (there.manifest.get("codec"), there.shape) == ours else None
+
+
+def _opened(sky: Path, bundle: OmniBundle, key: str, quick: bool | None) -> Records:
+    there = stored(sky, bundle, key)
+    if there is not None and quick in (None, there.manifest.get("quick")):
         return there
-    return Records.create(folder, (m.tokens,), DTYPE, {"key": key, "codec": checksum, "quick": bool(quick)})
+    return Records.create(sky / "tokens" / key, (bundle.modalities[key].tokens,), DTYPE,
+                          {"key": key, "codec": bundle.codecs.checksum(key), "quick": bool(quick)})
 
 
 def tokenize(store: Store, bundle: OmniBundle, inputs: Sequence[str] | None = None, quick: bool | None = None

@@ -43,6 +43,7 @@ class Codecs(Mapping[str, Codec]):
                          if (folder / "codecs" / m.folder / "config.json").is_file()}
         self._loaded: dict[Path, Codec] = {}
         self._fast: dict[Path, Codec] = {}
+        self._checksums: dict[Path, str] = {}
 
     def __getitem__(self, key: str) -> Codec:
         folder = self._folders[key]
@@ -59,7 +60,10 @@ class Codecs(Mapping[str, Codec]):
 
     def checksum(self, key: str) -> str:
         """Of the codec's files: the same for whoever makes the same tokens."""
-        return codec_checksum(self._folders[key])
+        folder = self._folders[key]
+        if folder not in self._checksums:
+            self._checksums[folder] = codec_checksum(folder)
+        return self._checksums[folder]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._folders)

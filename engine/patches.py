@@ -1,0 +1,206 @@
+"""Patch vectors: what the encoder makes of each part of an object, computed on demand and kept for a while, or stored small.
+
+    my.sky/patches/<token key>/    `Records` of (tokens, 64) int8, and the `Reduction` that they were made with
+
+Every modality is encoded alone, so that an object's patches do not depend on what else was observed of it. A base model makes
+1.3 MB of them an object; stored, they take 54 kB.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.records import MANIFEST, Records
+from engine.steps import Step
+from engine.store import NoRoom, Store
+
+if TYPE_CHECKING:
+    from engine.checkpoints import OmniBundle
+
+REDUCED = 64
+WIDEST = 5.0  # standard deviations that the 127 steps of an int8 reach
+FITTED = 64  # objects that a reduction is fitted on
+BATCH = 16
+BUDGET = 256 << 20  # bytes of patch vectors kept in memory
+REDUCTION = "reduction.safetensors"
+KINDS = ("image", "spectrum", "coefficients")
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The main directions of vectors (PCA), in steps of an int8. mean: (D,); basis: (D, d); scale: (d,), of one step."""
+
+    mean: NDArray[np.float32]
+    basis: NDArray[np.float32]
+    scale: NDArray[np.float32]
+
+    @classmethod
+    def fit(cls, x: NDArray[Any], dim: int = REDUCED) -> Reduction:
+        """From a sample (m, D). Directions of no variance are left zero."""
+        rows = np.asarray(x, np.float64)
+        mean = rows.mean(0)
+        variance, directions = np.linalg.eigh((rows - mean).T @ (rows - mean) / max(len(rows) - 1, 1))
+        largest = np.argsort(-variance)[:dim]
+        basis, size = np.zeros((rows.shape[1], dim)), np.ones(dim)
+        basis[:, : len(largest)] = directions[:, largest]
+        size[: len(largest)] = np.sqrt(np.maximum(variance[largest], 1e-12))
+        return cls(*(a.astype(np.float32) for a in (mean, basis, WIDEST / 127 * size)))
+
+    def encode(self, x: NDArray[Any]) -> NDArray[np.int8]:
+        """(..., D) -> (..., d)."""
+        steps = (np.asarray(x, np.float32) - self.mean) @ self.basis / self.scale
+        return np.clip(np.rint(steps), -127, 127).astype(np.int8)
+
+    def decode(self, steps: NDArray[np.int8]) -> NDArray[np.float32]:
+        """(..., d) -> coordinates (..., d) along the basis."""
+        return np.asarray(steps * self.scale, np.float32)
+
+    def explained(self, x: NDArray[Any]) -> float:
+        """The share of the variance of x (m, D) that survives."""
+        centred = np.asarray(x, np.float32) - self.mean
+        lost = centred - self.decode(self.encode(x)) @ self.basis.T
+        return 1 - float((lost**2).sum() / max(float((centred**2).sum()), 1e-12))
+
+    def save(self, path: Path) -> None:
+        from safetensors.numpy import save_file
+
+        part = path.with_name(path.name + ".part")
+        save_file({name: np.ascontiguousarray(value) for name, value in asdict(self).items()}, part)
+        part.replace(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Reduction:
+        """Raises ValueError if the file is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return cls(**load_file(path))
+        except (SafetensorError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove {path.parent} and make it again") from error
+
+
+def keys(bundle: OmniBundle) -> tuple[str, ...]:
+    """The inputs that have parts: images, spectra, coefficients."""
+    return tuple(key for key in bundle.measured if bundle.modalities[key].kind in KINDS)
+
+
+def vectors(bundle: OmniBundle, key: str, ids: Any) -> NDArray[np.float32]:
+    """Patch vectors (B, n, D) of ids (B, n)."""
+    import torch
+
+    with torch.inference_mode():
+        return bundle.quick.encode({key: torch.as_tensor(np.asarray(ids, np.int64))}).context[:, -ids.shape[1]:].float().numpy()
+
+
+# -- stored ------------------------------------------------------------------------------------------------------------
+
+
+class Stored:
+    """The stored patches of one input of a sky. Raises FileNotFoundError if there are none, ValueError if they are damaged."""
+
+    def __init__(self, folder: Path) -> None:
+        self.records = Records.open(folder)
+        self.reduction = Reduction.open(folder / REDUCTION)
+
+    def of(self, row: int) -> NDArray[np.float32] | None:
+        """Coordinates (n, 64) along the reduction's basis; None if the object has none."""
+        found, steps = self.records.at([row])
+        return self.reduction.decode(steps[0]) if found[0] else None
+
+
+def store(sky: Store, bundle: OmniBundle, inputs: Sequence[str] | None = None) -> Iterator[Step]:
+    """Store the patches of all objects that have none yet; their tokens must be there (`engine.tokenized.tokenize`).
+
+    The first Step says how many bytes it takes. Raises NoRoom if the disk has not as many.
+    """
+    from engine.tokenized import Tokens
+
+    chosen = keys(bundle) if inputs is None else bundle.checked(inputs)
+    tokens = Tokens.open(sky.path, bundle, chosen).records
+    made = {key: _opened(sky.path / "patches" / key, bundle, key, tokens[key]) for key in chosen if len(tokens[key])}
+    todo = {key: np.asarray(tokens[key].rows[np.searchsorted(tokens[key].rows, done.reach):]) for key, done in made.items()}
+    needed = sum(len(rows) * made[key].values[:0].itemsize * int(np.prod(made[key].shape)) for key, rows in todo.items())
+    free = shutil.disk_usage(sky.path).free
+    if needed > free:
+        raise NoRoom(f"patches of {sky.path} need {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free; make room")
+    yield Step(0.0, f"patches will take {needed / 1e6:,.1f} MB")
+    total, count = max(sum(len(rows) for rows in todo.values()), 1), 0
+    for key, rows in todo.items():
+        reduction = Reduction.open(made[key].folder / REDUCTION)
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            reach = int(part[-1]) + 1 if start + BATCH < len(rows) else tokens[key].reach
+            made[key].append(part, reduction.encode(vectors(bundle, key, tokens[key].at(part)[1])), reach)
+            count += len(part)
+            yield Step(count / total, f"{key}: stored patches of {start + len(part):,} of {len(rows):,} objects")
+    sizes = ", ".join(f"{len(r):,} of {key}" for key, r in made.items())
+    yield Step(1.0, f"patches stored: {sizes or 'none, for the sky has no tokens'}")
+
+
+def _opened(folder: Path, bundle: OmniBundle, key: str, tokens: Records) -> Records:
+    """The stored patches of a model, made anew, with a reduction but empty, where there are none of it."""
+    made_by = {"key": key, "model": bundle.folder.name, "checksum": bundle.checksum, "codec": tokens.manifest["codec"]}
+    if (folder / MANIFEST).is_file() and (folder / REDUCTION).is_file():
+        there = Records.open(folder)
+        if all(there.manifest.get(name) == value for name, value in made_by.items()):
+            return there
+    some = np.unique(np.linspace(0, len(tokens) - 1, FITTED).astype(int))
+    sample = np.concatenate([vectors(bundle, key, tokens.values[some[i : i + BATCH]]) for i in range(0, len(some), BATCH)])
+    flat = sample.reshape(-1, sample.shape[-1])
+    reduction = Reduction.fit(flat)
+    folder.mkdir(parents=True, exist_ok=True)
+    reduction.save(folder / REDUCTION)  # before the records that need it
+    return Records.create(folder, (tokens.shape[0], REDUCED), "|i1",
+                          {**made_by, "explained": round(reduction.explained(flat), 4)})
+
+
+# -- on demand ---------------------------------------------------------------------------------------------------------
+
+
+class OnDemand:
+    """Patch vectors by a model, computed when asked for; those asked for last are kept, in `budget` bytes. Thread-safe."""
+
+    def __init__(self, sky: Store, bundle: OmniBundle, budget: int = BUDGET) -> None:
+        self.bundle, self.budget, self.held = bundle, budget, 0
+        self._store = sky
+        self._kept: OrderedDict[tuple[str, int], NDArray[np.float16]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, row: int, key: str) -> NDArray[np.float16] | None:
+        """(n, D); None if the object lacks the input. Raises KeyError for an unknown input."""
+        self.bundle.checked([key])
+        with self._lock:
+            if (key, row) in self._kept:
+                self._kept.move_to_end((key, row))
+                return self._kept[key, row]
+            ids = self._ids(row, key)
+            if ids is None:
+                return None
+            found = vectors(self.bundle, key, ids)[0].astype(np.float16)
+            self._kept[key, row] = found
+            self.held += found.nbytes
+            while self.held > self.budget:
+                self.held -= self._kept.popitem(last=False)[1].nbytes
+            return found
+
+    def _ids(self, row: int, key: str) -> Any:
+        """Ids (1, n): the stored ones, else from the object itself."""
+        from engine.tokenized import stored
+
+        records = stored(self._store.path, self.bundle, key)
+        if records is not None and row < records.reach:
+            found, ids = records.at([row])
+            return ids if found[0] else None
+        which, made = self.bundle.ids(key, [self._store.read(row)])
+        return made.numpy() if which else None
+
