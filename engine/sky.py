@@ -260,6 +260,7 @@ class Sky:
         from engine.modalities import MODALITIES
 
         row = int(id) if isinstance(id, (int, np.integer)) else self.row(id)
+        found: NDArray[Any] | None
         if model is not None:
             found = self._model_patches(Path(model)).of(row, key)
         elif (self.path / "patches" / key).is_dir():
