@@ -119,13 +119,13 @@ def tokenize(
 @app.command(epilog="Example: omnisky embed my.sky --model ~/models/aion-base --inputs tok_image,tok_spectrum_desi")
 def embed(
     sky: SkyFolder,
-    model: Model = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of the model; without it, the one that made the vectors that are "
+                                               "there, for a sky without any the one that is shipped.")] = None,
     inputs: Inputs = None,
     space: Annotated[str, typer.Option(help="With --inputs: the name of the space made of them.")] = "joint",
     pool: Annotated[str, typer.Option(help="With --inputs: balanced (every modality counts the same) or mean.")] = "balanced",
     fast: Fast = False,
-    patches: Annotated[bool, typer.Option("--patches", help="Store patch vectors too: 54 kB an object of an image and a spectrum."
-                                          )] = False,
+    patches: Annotated[bool, typer.Option("--patches", help="Store patch vectors, too: 54 kB an object.")] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

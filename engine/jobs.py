@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.embeddings import MANIFEST, Embeddings
-from engine.files import only_writer
+from engine.files import only_writer, read_json
+from engine.model_files import model_of
 from engine.steps import Step
 from engine.store import NoRoom, Store
 
@@ -87,7 +88,8 @@ def tokenize(sky: str | Path, model: str | Path, inputs: Sequence[str] | None = 
 
 def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str] | None = None, space: str = "joint",
           pool: Literal["mean", "balanced"] = "balanced", quick: bool | None = None, parts: bool = False) -> Iterator[Step]:
-    """Vectors of all objects that have none yet, in every space of the model (the shipped one if None).
+    """Vectors of all objects that have none yet, in every space of the model; None: in those that are there, by the model that
+    made them, of a sky without vectors by the shipped one.
 
     Vectors of another model are replaced: a space holds one model's vectors only, as its manifest says. A model of AION-1's
     kind starts from tokens, which are stored (`tokenize`, quick as there); with inputs, its token keys, `space` alone is made
@@ -98,10 +100,11 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
     from engine import checkpoints
 
     store = Store(sky)
-    bundle = checkpoints.load(model)
+    bundle = checkpoints.load(model_of(store.path) if model is None else model)
     if isinstance(bundle, checkpoints.OmniBundle):
-        steps = _embed_tokens(store, bundle, bundle.manifests if inputs is None else
-                              {space: bundle.manifest(space, inputs, pool)}, quick)
+        asked = _manifests(store, bundle, known_only=model is None) if inputs is None else {
+            space: bundle.manifest(space, inputs, pool)}
+        steps = _embed_tokens(store, bundle, asked, quick)
         if parts:
             steps = chain(_scaled(steps, 0.0, 0.5), _scaled(_store_patches(store, bundle, inputs), 0.5, 1.0))
     elif inputs is not None or parts:
@@ -111,6 +114,16 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
         steps = _embed_pixels(store, bundle)
     with _only_embedder(store):
         yield from steps
+
+
+def _manifests(store: Store, bundle: OmniBundle, known_only: bool) -> dict[str, dict[str, Any]]:
+    """Of the model's spaces and of those that were made of chosen inputs; known_only: without those that are not there yet."""
+    there = {path.parent.name: read_json(path) for path in store.path.glob(f"embeddings/*/{MANIFEST}")}
+    found = {space: m for space, m in bundle.manifests.items() if space in there or not (known_only and there)}
+    for space, manifest in there.items():
+        if space not in bundle.spaces and manifest.get("model") == bundle.folder.name:
+            found[space] = bundle.manifest(space, manifest["inputs"]["modalities"], manifest["inputs"]["pool"])
+    return found
 
 
 def _only_embedder(store: Store) -> AbstractContextManager[None]:
@@ -318,7 +331,7 @@ def prepare(sky: str | Path, model: str | Path | None = None) -> Iterator[Step]:
 def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: str | Path | None = None) -> Iterator[Step]:
     """A simulated survey from nothing to an indexed map; the maps appear after the first `FIRST_MAP` objects.
 
-    Raises ValueError if the sky is there but holds something else than this simulation.
+    model: as in `embed`. Raises ValueError if the sky is there but holds something else than this simulation.
     """
     from engine import checkpoints, demo_sky
 
@@ -329,7 +342,7 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
         raise ValueError(f"{store.path} holds other objects than the simulated sky with seed {seed}; choose another folder")
     if len(store) < objects or not (store.path / "maps").is_dir():
         threading.Thread(target=_warm_up, daemon=True).start()
-    bundle = checkpoints.load(model)
+    bundle = checkpoints.load(model_of(store.path) if model is None else model)
     there = 0.9 * min(len(store) / objects, 1.0)
     with _only_embedder(store), ThreadPoolExecutor(1) as beside:
         yield from _scaled(_embed_pixels(store, bundle), 0.0, 0.8 * there)  # what a stopped run stored and did not embed

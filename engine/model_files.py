@@ -32,6 +32,22 @@ def codec_checksum(folder: Path) -> str:
     return hashlib.sha256("".join(each).encode()).hexdigest()
 
 
+def model_of(sky: Path) -> Path:
+    """The folder of the model that made a sky's vectors; the shipped one if there are none, or if an older version of it did.
+
+    Raises ValueError if that folder is not known or not there any more.
+    """
+    for path in sorted(sky.glob("embeddings/*/manifest.json")):
+        manifest = read_json(path, f"remove {path.parent}")
+        name, folder = manifest.get("model", SHIPPED.name), Path(manifest.get("folder", ""))
+        if name != SHIPPED.name:
+            if not (folder / "config.json").is_file():
+                place = f"whose folder {folder} is gone" if manifest.get("folder") else "and no folder is known of it"
+                raise ValueError(f"the vectors of {sky} are of {name}, {place}; name the model with --model FOLDER")
+            return folder
+    return SHIPPED
+
+
 def read_json(path: Path, remedy: str = "fetch or train it again") -> dict[str, Any]:
     """The object in a JSON file of a model. Raises ValueError if it is damaged or no object."""
     try:

@@ -110,8 +110,8 @@ class Bundle:
         """What the vectors of a space are: model, checksum, and exactly what goes in. Raises KeyError for another space."""
         if space not in self.spaces:
             raise KeyError(f"{space!r} is not a space of this model; it has {', '.join(self.spaces)}")
-        common = {"space": space, "model": self.folder.name, "checksum": self.checksum, "version": FORMAT, "dim": self.dim,
-                  "comparable": list(self.spaces)}
+        common = {"space": space, "model": self.folder.name, "folder": str(self.folder.resolve()), "checksum": self.checksum,
+                  "version": FORMAT, "dim": self.dim, "comparable": list(self.spaces)}
         grid = self.model.config.grid
         if space == "spectrum":
             return common | {"inputs": {

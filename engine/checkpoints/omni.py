@@ -218,8 +218,8 @@ class OmniBundle:
         checksum = self.checksum  # of what makes the vectors, a choice of inputs included
         if inputs is not None:
             checksum = hashlib.sha256(f"{checksum} {own}".encode()).hexdigest()
-        return {"space": space, "model": self.folder.name, "checksum": checksum, "version": VERSION, "dim": self.dim,
-                "inputs": own, "comparable": [space]}
+        return {"space": space, "model": self.folder.name, "folder": str(self.folder.resolve()), "checksum": checksum,
+                "version": VERSION, "dim": self.dim, "inputs": own, "comparable": [space]}
 
     @property
     def manifests(self) -> dict[str, dict[str, Any]]:

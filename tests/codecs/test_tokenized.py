@@ -149,6 +149,26 @@ def test_a_space_of_chosen_inputs(sky: Path, folder: Path, bundle: OmniBundle) -
     assert engine.open(sky).embeddings("joint").manifest["checksum"] != manifest["checksum"], "other inputs, other vectors"
 
 
+def test_a_grown_sky_stays_with_its_model(sky: Path, folder: Path, bundle: OmniBundle, objects: list[SkyObject],
+                                          tmp_path: Path) -> None:
+    """Whoever completes a sky later, such as the app, does not put the shipped model's vectors in place of another's."""
+    moved = tmp_path / "here"
+    shutil.copytree(folder, moved)
+    list(jobs.embed(sky, moved, ["tok_image"], "alone"))
+    before = engine.open(sky).vectors("alone").copy()
+    Store(sky).append([SkyObject("late", images=objects[0].images)], ["y"])
+    list(jobs.prepare(sky))
+    opened = engine.open(sky)
+    assert opened.spaces == ("alone",) and len(opened.vectors("alone")) == N + 1
+    np.testing.assert_array_equal(opened.vectors("alone")[:N], before)
+    np.testing.assert_allclose(opened.vectors("alone")[N], before[0], atol=0.01)
+    list(jobs.embed(sky, moved))
+    assert engine.open(sky).spaces == ("alone", "image", "spectrum")
+    shutil.rmtree(moved)
+    done = CliRunner().invoke(app, ["embed", str(sky)])
+    assert done.exit_code == 1 and f"whose folder {moved.resolve()} is gone; name the model with --model FOLDER" in done.output
+
+
 def test_what_cannot_be_is_one_sentence(sky: Path, folder: Path) -> None:
     run = CliRunner()
     for arguments, says in ((["--inputs", "tok_mass"], "'tok_mass': aion-small has no such input"),
