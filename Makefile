@@ -9,10 +9,10 @@ ARGS ?=
 # A CPU build of torch suffices and spares gigabytes; TORCH_INDEX= (empty) takes the default build with CUDA.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup demo test lint bench screenshots clean
+.PHONY: help setup demo test lint bench bench-reference screenshots clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: $(VENV)/.ready  ## a .venv with all that is needed (quick when it is there)
 
@@ -32,6 +32,9 @@ lint: setup  ## ruff and mypy
 
 bench: setup  ## how fast each stage and each interaction is, beside a peer; writes bench.json
 	@$(BIN)/python -m tools.bench $(ARGS)
+
+bench-reference: setup  ## beside AION-1's own package: speed, memory, agreement; writes benchmarks/reference.md and .json
+	@$(BIN)/python -m tools.bench.reference $(ARGS)
 
 screenshots: setup  ## the pictures in assets/, from the running app
 	@$(BIN)/python tools/browser.py

@@ -1,36 +1,32 @@
-"""The image and spectrum codecs beside AION-1's own (polymathic-aion 0.0.2), same weights, same inputs: times and agreement.
+"""The image and spectrum codecs beside AION-1's own, same weights, same inputs: times and agreement.
 
-    python -m tools.bench.reference_codecs [--threads 2] [--repeats 7] [--out codecs.json]
-
-Reference, ours and our fast copy take turns within each repeat, so that a slow minute of the machine touches all alike; medians
-are compared. With --threads 1 they are of processor time, for a machine that others use too. Weights are random (there is no
-network here), images and spectra are of the simulated sky.
+Weights are random, of the published sizes; images and spectra are of the simulated sky.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import tempfile
-import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from engine.checkpoints import load_codec
 from engine.codecs import fast
+from tools.bench.reference_lines import Line, Product, Program, Ways, compared, flops
 
-BATCH = 8
 SEED = 23
 LEGACY = ["DES-G", "DES-R", "DES-I", "DES-Z"]
-Calls = dict[str, Callable[[], Any]]
-Row = dict[str, Any]
+
+
+class Pairs(NamedTuple):
+    """The reference's codecs and ours, with the same weights."""
+
+    image: Any
+    our_image: Any
+    spectrum: Any
+    our_spectrum: Any
 
 
 def randomised(module: nn.Module) -> Any:
@@ -55,8 +51,8 @@ def spread(projection: Any, z: Tensor) -> None:
         projection.bias.sub_(mean).div_(scatter)
 
 
-def pairs(folder: Path, sky: dict[str, Tensor]) -> tuple[Any, Any, Any, Any]:
-    """Reference and ours of the image codec, then of the spectrum codec."""
+def pairs(folder: Path, sky: dict[str, Tensor]) -> Pairs:
+    """Random codecs that the reference saves into FOLDER/codecs, and ours from there."""
     from aion import modalities
     from aion.codecs.image import ImageCodec
     from aion.codecs.spectrum import SpectrumCodec
@@ -65,21 +61,28 @@ def pairs(folder: Path, sky: dict[str, Tensor]) -> tuple[Any, Any, Any, Any]:
     spectrum = randomised(SpectrumCodec(encoder_dims=(96, 192, 384, 512), decoder_dims=(384, 192, 96, 2), embedding_dim=10))
     with torch.no_grad():
         image.subsample_out.weight *= 0.05  # pixel values as of a trained decoder
-        spread(image.pre_quant_proj, image._encode(modalities.LegacySurveyImage(flux=sky["legacy"].clone(), bands=LEGACY)))
-        spread(spectrum.quant_conv, spectrum._encode(desi(sky))[0])
+        spread(image.pre_quant_proj, image._encode(images(sky)))
+        spread(spectrum.quant_conv, spectrum._encode(spectra(sky))[0])
     image.save_pretrained(str(folder), modality=modalities.LegacySurveyImage)
     spectrum.save_pretrained(str(folder), modality=modalities.DESISpectrum)
-    return image, load_codec(folder / "codecs" / "image"), spectrum, load_codec(folder / "codecs" / "spectrum")
+    return Pairs(image, load_codec(folder / "codecs" / "image"), spectrum, load_codec(folder / "codecs" / "spectrum"))
 
 
-def inputs() -> dict[str, Tensor]:
-    """Images and spectra of BATCH simulated objects."""
+def inputs(count: int) -> dict[str, Tensor]:
+    """Images and spectra of some simulated objects."""
     from engine.simulate import GRIDS, render
 
-    return render(SEED, torch.arange(BATCH)) | {"wavelength": GRIDS["desi"]().float()}
+    return render(SEED, torch.arange(count)) | {"wavelength": GRIDS["desi"]().float()}
 
 
-def desi(sky: dict[str, Tensor]) -> Any:
+def images(sky: dict[str, Tensor]) -> Any:
+    """The images as the reference takes them: a copy, for it writes into them."""
+    from aion.modalities import LegacySurveyImage
+
+    return LegacySurveyImage(flux=sky["legacy"].clone(), bands=LEGACY)
+
+
+def spectra(sky: dict[str, Tensor]) -> Any:
     """The spectra as the reference takes them."""
     from aion.modalities import DESISpectrum
 
@@ -87,47 +90,59 @@ def desi(sky: dict[str, Tensor]) -> Any:
     return DESISpectrum(flux=flux, ivar=ivar, mask=mask, wavelength=sky["wavelength"].repeat(len(flux), 1))
 
 
-def interleaved(calls: Calls, repeats: int) -> dict[str, float]:
-    """Median seconds of each, taken in turns; with one thread of processor time, which others' work does not stretch."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    for call in calls.values():
-        call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            times[name].append(clock() - start)
-    return {name: float(np.median(t)) for name, t in times.items()}
+def codecs(place: Path, batch: int, repeats: int, compiled: bool) -> list[Line]:
+    """Encoding and decoding of images and spectra, by the reference, by ours, our fast copies and (if wished) compiled ones."""
+    with torch.inference_mode():
+        sky = inputs(batch)
+        made = pairs(place, sky)
+        return (image_lines(made.image, copies(made.our_image, place / "codecs" / "image", compiled), sky, repeats) +
+                spectrum_lines(made.spectrum, copies(made.our_spectrum, place / "codecs" / "spectrum", compiled), sky, repeats))
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a plain product of two 2048 x 2048 matrices."""
-    a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
-    seconds = interleaved({"mm": lambda: a @ b}, 9)["mm"]
-    return 2 * 2048**3 / seconds / 1e9
+def copies(ours: Any, folder: Path, compiled: bool) -> dict[str, Any]:
+    """Our codec by the ways it can compute."""
+    found = {"exact": ours, "fast": fast(ours)}
+    if compiled:
+        found["compiled"] = load_codec(folder)
+        for half in (found["compiled"].encoder, found["compiled"].decoder):
+            half.compile()
+    return found
 
 
-def flops(call: Callable[[], Any]) -> float:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return float(counter.get_total_flops())
+def image_lines(reference: Any, ours: dict[str, Any], sky: dict[str, Tensor], repeats: int) -> list[Line]:
+    flux, tokens = sky["legacy"], reference.encode(images(sky))
+    encode: Ways = {"reference": lambda: reference.encode(images(sky))}
+    encode |= {name: lambda c=codec: c.tokenize(flux, LEGACY) for name, codec in ours.items()}  # type: ignore[misc]
+    decode: Ways = {"reference": lambda: reference.decode(tokens, bands=LEGACY).flux}
+    decode |= {name: lambda c=codec: c.detokenize(tokens, LEGACY) for name, codec in ours.items()}  # type: ignore[misc]
+    return both(f"{len(flux)} images", encode, decode, repeats)
 
 
-def row(name: str, calls: Calls, repeats: int, rates: dict[str, float], **agreement: Any) -> Row:
-    seconds = interleaved(calls, repeats)
-    work = flops(calls["ours"])
-    out: Row = {"name": name, "seconds": seconds, "gflop": work / 1e9}
-    out["reference gflop"] = flops(calls["reference"]) / 1e9
-    out["ratio"] = {k: seconds[k] / seconds["reference"] for k in ("ours", "fast")}
-    out["gflop/s"] = {k: (out["reference gflop"] if k == "reference" else out["gflop"]) / t for k, t in seconds.items()}
-    out["of matmul"] = {k: v / rates["bfloat16" if k == "fast" else "float32"] for k, v in out["gflop/s"].items()}
-    out |= agreement
-    print(f"{name:22s} reference {seconds['reference']:.3f} s, ours x {out['ratio']['ours']:.2f}, "
-          f"fast x {out['ratio']['fast']:.2f}; {agreement}", flush=True)
-    print("  GFLOP/s (share of a matmul's): " + ", ".join(
-        f"{k} {v:.0f} ({out['of matmul'][k]:.2f})" for k, v in out["gflop/s"].items()), flush=True)
-    return out
+def spectrum_lines(reference: Any, ours: dict[str, Any], sky: dict[str, Tensor], repeats: int) -> list[Line]:
+    given, arrays = spectra(sky), (*(sky[f"desi{part}"] for part in ("", "_ivar", "_mask")), sky["wavelength"])
+    tokens = reference.encode(given)
+    encode: Ways = {"reference": lambda: reference.encode(given)}
+    encode |= {name: lambda c=codec: c.tokenize(*arrays) for name, codec in ours.items()}  # type: ignore[misc]
+    decode: Ways = {"reference": lambda: reference.decode(tokens).flux}
+    decode |= {name: lambda c=codec: c.detokenize(tokens)[0] for name, codec in ours.items()}  # type: ignore[misc]
+    return both(f"{len(given.flux)} spectra", encode, decode, repeats)
+
+
+def both(what: str, encode: Ways, decode: Ways, repeats: int) -> list[Line]:
+    """Lines of the way to tokens and of the way back, with how well they agree with the reference's."""
+    return [*agreeing(f"encode {what}", encode, "equal tokens", equal, repeats),
+            *agreeing(f"decode {what}", decode, "off by (sigma)", away, repeats)]
+
+
+def agreeing(task: str, calls: Ways, figure: str, measure: Any, repeats: int) -> list[Line]:
+    results = {name: call() for name, call in calls.items()}
+    counted = {name: flops(call) for name, call in calls.items() if name != "compiled"}  # whose inside torch cannot see
+    products = {"fast": Product(dtype=torch.bfloat16)}
+    programs = {name: Program(call, counted.get(name, counted["exact"]), products.get(name, Product()))
+                for name, call in calls.items()}
+    return [line if line.program == "reference" else
+            replace(line, figures={figure: measure(results[line.program], results["reference"])})
+            for line in compared(task, programs, repeats)]
 
 
 def equal(a: Tensor, b: Tensor) -> float:
@@ -137,63 +152,3 @@ def equal(a: Tensor, b: Tensor) -> float:
 def away(a: Tensor, b: Tensor) -> float:
     """The root mean square of a difference, in units of the scatter of b."""
     return float((a - b).square().mean().sqrt() / b.std())
-
-
-def image_rows(reference: Any, ours: Any, sky: dict[str, Tensor], repeats: int, rates: dict[str, float]) -> list[Row]:
-    from aion.modalities import LegacySurveyImage
-
-    quick, flux = fast(ours), sky["legacy"]
-    calls: Calls = {"reference": lambda: reference.encode(LegacySurveyImage(flux=flux.clone(), bands=LEGACY)),
-                    "ours": lambda: ours.tokenize(flux, LEGACY), "fast": lambda: quick.tokenize(flux, LEGACY)}
-    tokens = calls["reference"]()
-    encode = row("image encode of 8", calls, repeats, rates, equal=equal(calls["ours"](), tokens),
-                 fast_equal=equal(calls["fast"](), tokens), different_tokens=len(tokens.unique()))
-    calls = {"reference": lambda: reference.decode(tokens, bands=LEGACY).flux,
-             "ours": lambda: ours.detokenize(tokens, LEGACY), "fast": lambda: quick.detokenize(tokens, LEGACY)}
-    drawn = calls["reference"]()
-    return [encode, row("image decode of 8", calls, repeats, rates, away=away(calls["ours"](), drawn),
-                        fast_away=away(calls["fast"](), drawn))]
-
-
-def spectrum_rows(reference: Any, ours: Any, sky: dict[str, Tensor], repeats: int, rates: dict[str, float]) -> list[Row]:
-    quick, wavelength = fast(ours), sky["wavelength"]
-    flux, ivar, mask = (sky[f"desi{part}"] for part in ("", "_ivar", "_mask"))
-    given = desi(sky)
-    calls: Calls = {"reference": lambda: reference.encode(given), "ours": lambda: ours.tokenize(flux, ivar, mask, wavelength),
-                    "fast": lambda: quick.tokenize(flux, ivar, mask, wavelength)}
-    tokens = calls["reference"]()
-    encode = row("spectrum encode of 8", calls, repeats, rates, equal=equal(calls["ours"](), tokens),
-                 fast_equal=equal(calls["fast"](), tokens), different_tokens=len(tokens.unique()))
-    calls = {"reference": lambda: reference.decode(tokens).flux, "ours": lambda: ours.detokenize(tokens)[0],
-             "fast": lambda: quick.detokenize(tokens)[0]}
-    drawn = calls["reference"]()
-    return [encode, row("spectrum decode of 8", calls, repeats, rates, away=away(calls["ours"](), drawn),
-                        fast_away=away(calls["fast"](), drawn))]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--only", choices=("image", "spectrum"))
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
-        rates = {"float32": matmul_rate(torch.float32), "bfloat16": matmul_rate(torch.bfloat16)}
-        print({k: f"{v:.0f} GFLOP/s" for k, v in rates.items()}, flush=True)
-        sky = inputs()
-        image, ours_image, spectrum, ours_spectrum = pairs(Path(folder), sky)
-        rows = []
-        if options.only != "spectrum":
-            rows += image_rows(image, ours_image, sky, options.repeats, rates)
-        if options.only != "image":
-            rows += spectrum_rows(spectrum, ours_spectrum, sky, options.repeats, rates)
-    report = {"torch": torch.__version__, "threads": options.threads, "processor": platform.processor() or platform.machine(),
-              "matmul gflop/s": rates, "rows": rows}
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
