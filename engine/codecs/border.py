@@ -56,6 +56,13 @@ def batched(objects: SkyObject | Sequence[SkyObject]) -> tuple[list[SkyObject], 
     return some, False
 
 
+def measured(values: Values, device: torch.device) -> Tensor:
+    """Measurements as a tensor. Arrays of files may be read-only or of the other byte order, which torch does not take."""
+    if isinstance(values, np.ndarray) and (not values.flags.writeable or not values.dtype.isnative):
+        values = np.array(values, values.dtype.newbyteorder("="))
+    return torch.as_tensor(values, device=device)
+
+
 def token_rows(tokens: Values, length: int, device: torch.device) -> Tensor:
     """Tokens (B, length) as a tensor. Raises ValueError for another shape."""
     ids = torch.as_tensor(tokens, device=device)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.codecs.border import Values, batched, in_unit, warn
+from engine.codecs.border import Values, batched, in_unit, measured, warn
 from engine.codecs.quantizers import Table
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class CatalogCodec(nn.Module):
         x, y: pixels of the 96 x 96 stamp, the first at 0, rounded to whole ones; e1, e2: ellipticities; r: arcsec. Raises
         ValueError for shapes that differ, sources that are absent in part, places off the stamp, and infinities.
         """
-        values = [torch.as_tensor(v, device=self.device).double() for v in (x, y, e1, e2, r)]
+        values = [measured(v, self.device).double() for v in (x, y, e1, e2, r)]
         if len({v.shape for v in values}) > 1 or values[0].ndim != 2:
             raise ValueError(f"columns of a catalogue must be (B, L) alike, got {[tuple(v.shape) for v in values]}")
         stacked = torch.stack(values, -1)  # (B, L, 5)

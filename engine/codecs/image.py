@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.codecs.border import Values, token_batch, token_rows, warn
+from engine.codecs.border import Values, measured, token_batch, token_rows, warn
 from engine.codecs.quantizers import FSQ
 from engine.models.inputs import asinh
 
@@ -268,7 +268,7 @@ class ImageCodec(nn.Module):
     def prepared(self, flux: Values, bands: str | Sequence[str]) -> tuple[Tensor, list[int]]:
         """Cropped, clipped, in nmgy and pressed together: (B, C, 96, 96) float32, and the bands' channels."""
         found = band_indices(bands, one_survey=True)
-        x = torch.as_tensor(flux, device=self.device)
+        x = measured(flux, self.device)
         if x.ndim != 4 or x.shape[1] != len(found) or 0 in x.shape[2:]:
             raise ValueError(f"flux must be (B, {len(found)}, H, W) for the bands {[BANDS[i].name for i in found]}, got the "
                              f"shape {tuple(x.shape)}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from engine.codecs.border import Values, batched, in_unit, read_unit, row_of
+from engine.codecs.border import Values, batched, in_unit, measured, read_unit, row_of
 from engine.codecs.quantizers import ARCSINH, LINEAR, Squeeze, Table, logarithm
 from engine.modalities import Modality
 
@@ -65,7 +65,7 @@ class ScalarCodec(nn.Module):
         saturate: give what lies beyond the redshift grid its first or last id. Raises ValueError for values that are not
         finite, for redshifts beyond the grid otherwise, and for a wrong number of coefficients.
         """
-        x = torch.as_tensor(values, dtype=torch.float32, device=self.table.values.device)
+        x = measured(values, self.table.values.device).float()
         name, channels = self.config.folder, self.config.channels
         if channels is not None and (x.ndim == 0 or x.shape[-1] != channels):
             raise ValueError(f"{name} has {channels} coefficients, got the shape {tuple(x.shape)}")

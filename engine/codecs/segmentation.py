@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine.codecs.border import Values, batched, token_batch, token_rows, warn
+from engine.codecs.border import Values, batched, measured, token_batch, token_rows, warn
 from engine.codecs.image import PIECE, SIZE, stamp
 from engine.codecs.quantizers import FSQ
 
@@ -118,7 +118,7 @@ class SegmentationCodec(nn.Module):
     @torch.no_grad()
     def latents(self, field: Values) -> Tensor:
         """The same before rounding: (B, 12, 12, D), float32."""
-        x = torch.as_tensor(field, device=self.device)
+        x = measured(field, self.device)
         if x.ndim != 3 or 0 in x.shape[1:]:
             raise ValueError(f"a field must be (B, H, W), got the shape {tuple(x.shape)}")
         if min(x.shape[1:]) < SIZE:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.codecs import convnext
-from engine.codecs.border import Values, token_batch, token_rows
+from engine.codecs.border import Values, measured, token_batch, token_rows
 from engine.codecs.quantizers import LFQ, Table
 from engine.models.inputs import asinh
 
@@ -102,8 +102,8 @@ class SpectrumCodec(nn.Module):
     def prepared(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool) -> tuple[Tensor, Tensor]:
         """Ids of the levels (B,) and what the encoder takes, (B, G, 2)."""
         c = self.config
-        y, w = (torch.as_tensor(v, device=self.device).float() for v in (flux, ivar))
-        bad = torch.as_tensor(mask, device=self.device)
+        y, w = (measured(v, self.device).float() for v in (flux, ivar))
+        bad = measured(mask, self.device)
         grid = self._wavelengths(wavelength, y)
         if y.ndim != 2 or w.shape != y.shape or bad.shape != y.shape or bad.dtype != torch.bool:
             raise ValueError(f"flux, ivar and mask must be (B, n), the mask bool, got {tuple(y.shape)}, {tuple(w.shape)}, "
@@ -127,7 +127,7 @@ class SpectrumCodec(nn.Module):
 
     def _wavelengths(self, wavelength: Values, like: Tensor) -> Tensor:
         """Checked, (n,) or (B, n) float32."""
-        x = torch.as_tensor(wavelength, device=self.device).float()
+        x = measured(wavelength, self.device).float()
         if x.ndim == 0 or (x.shape != like.shape[-1:] and x.shape != like.shape) or x.shape[-1] < 2:
             raise ValueError(f"wavelength must be (n,) or (B, n) beside flux {tuple(like.shape)}, got {tuple(x.shape)}")
         check_wavelength(x)
@@ -157,7 +157,7 @@ class SpectrumCodec(nn.Module):
         if wavelength is None:
             outside = torch.zeros_like(drawn[:, 0], dtype=torch.bool)
         else:
-            own, at = self.wavelength(), torch.as_tensor(wavelength, device=self.device).float()
+            own, at = self.wavelength(), measured(wavelength, self.device).float()
             if at.ndim not in (1, 2) or (at.ndim == 2 and len(at) != len(ids)):
                 raise ValueError(f"wavelength must be (n,) or ({len(ids)}, n), got {tuple(at.shape)}")
             check_wavelength(at)

@@ -250,3 +250,14 @@ def test_segmentation_maps() -> None:
         codec.encode(sky(1))
     with pytest.raises(ValueError, match="object l goes from 0 to 3; it must be from 0 to 1"):
         codec.encode(SkyObject("l", images=(Image(np.arange(4).reshape(1, 2, 2), ("segmentation",)),)))
+
+
+def test_arrays_as_files_hold_them_are_taken(recwarn: pytest.WarningsRecorder) -> None:
+    codec = image_codec()
+    flux = np.random.default_rng(2).normal(0, 0.1, (1, 4, 96, 96)).astype(np.float32)
+    bands = ["DES-G", "DES-R", "DES-I", "DES-Z"]
+    expected = codec.tokenize(flux, bands=bands)
+    foreign = flux.astype(">f4")
+    foreign.flags.writeable = False
+    assert torch.equal(codec.tokenize(foreign, bands=bands), expected) and not recwarn.list
+    assert foreign.dtype.str == ">f4"
