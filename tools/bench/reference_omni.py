@@ -49,7 +49,11 @@ def saved(folder: Path, **changes: Any) -> Path:
 
     if not (folder / "config.json").is_file():
         torch.manual_seed(0)
-        Reference(BASE | changes).save_pretrained(folder)
+        model = Reference(BASE | changes)
+        with torch.no_grad():
+            for embedding in model.encoder_embeddings.values():  # else positions are all that vectors tell of
+                embedding.token_emb.weight *= 50
+        model.save_pretrained(folder)
     return folder
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +23,7 @@ from engine.checkpoints.aion import read_config
 from engine.codecs import ImageCodec, SpectrumCodec
 from engine.embeddings import Embeddings
 from engine.models.omni import Omni
+from engine.models.processor import fast_bfloat16
 from engine.store import Store
 from tools.bench import reference_codecs as codecs
 from tools.bench import reference_omni as omni
@@ -32,45 +34,70 @@ INPUTS = {"image": "tok_image", "spectrum": "tok_spectrum_desi"}
 WATCHED: dict[str, tuple[tuple[type, str], ...]] = {
     "transformer": ((Omni, "encode"),),
     "codecs": tuple((codec, name) for codec in (ImageCodec, SpectrumCodec) for name in ("encode", "tokenize"))}
+PROGRAMS: dict[str, dict[str, Any]] = {"exact": {}, "fast": {"quick": True}}  # options of `jobs.embed`
+
+
+@dataclass(frozen=True)
+class Run:
+    """One of ours from the first pixel to the last vector."""
+
+    seconds: Seconds
+    clock: Clock
+    cosine: float
 
 
 def sky(place: Path, objects: int, sample: int, **changes: Any) -> list[Line]:
     """A sky of so many objects by ours; the reference's loop over a sample of them, half before and half after, scaled."""
     folder = omni.saved(place / "aion-base-two", domains_in=list(INPUTS.values()), domains_out=["tok_z"], **changes)
     made = codecs.pairs(folder, codecs.inputs(BATCH))
-    reference = omni.loaded(folder)
+    loop = Loop(omni.loaded(folder), made)
     store, small = made_sky(place / "measured.sky", objects), made_sky(place / "first.sky", BATCH)
     batches = list(stored(store, min(sample, objects)))
-    loop = Loop(reference, made)
-    embed(small.path, folder)  # all is imported and warm
+    for options in PROGRAMS.values():  # all is imported and warm
+        embed(small.path, folder, **options)
     loop.run(batches[:1])
+    loop.forget()
 
     half = len(batches) // 2
     before = timed(lambda: loop.run(batches[:half]))
-    clock = Clock()
-    with clock.watching():
-        seconds = timed(lambda: embed(store.path, folder))
+    runs = {name: embedded(store.path, folder, options) for name, options in PROGRAMS.items()}
     after = timed(lambda: loop.run(batches[half:]))
 
     done = sum(len(batch["legacy"]) for batch in batches)
     theirs = (before[0] + after[0]) * objects / done, (before[1] + after[1]) * objects / done
     note = "" if done == objects else f"the reference's time is of {done} objects, scaled"
-    return lines(objects, folder, seconds, theirs, clock, note, similar(store.path, loop.vectors))
+    found = {name: Run(seconds, clock, similar(vectors, loop.vectors)) for name, (seconds, clock, vectors) in runs.items()}
+    return lines(objects, folder, theirs, found, note)
 
 
-def lines(objects: int, folder: Path, seconds: Seconds, theirs: Seconds, clock: Clock, note: str, cosine: float) -> list[Line]:
+def embedded(path: Path, folder: Path, options: dict[str, Any]) -> tuple[Seconds, Clock, dict[str, Tensor]]:
+    """A sky without vectors embedded, and its vectors."""
+    for old in ("embeddings", "tokens"):
+        shutil.rmtree(path / old, ignore_errors=True)
+    clock = Clock()
+    with clock.watching():
+        seconds = timed(lambda: embed(path, folder, **options))
+    return seconds, clock, {space: torch.from_numpy(np.array(Embeddings.open(path / "embeddings" / space).vectors, np.float32))
+                            for space in INPUTS}
+
+
+def lines(objects: int, folder: Path, theirs: Seconds, runs: dict[str, Run], note: str) -> list[Line]:
+    """What the programs did in the seconds they took."""
     task, operations = f"embed a sky of {objects} objects", objects * work(folder)
-    products = {dtype: omni.block_product(read_config(folder), BATCH * 576, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    timings = by_turns({str(dtype): product.call() for dtype, product in products.items()}, 5)
+    dtypes = {"reference": torch.float32} | dict.fromkeys(runs, torch.bfloat16 if fast_bfloat16() else torch.float32)
+    products = {dtype: omni.block_product(read_config(folder), BATCH * 576, dtype) for dtype in dtypes.values()}
+    plain = by_turns({str(dtype): product.call() for dtype, product in products.items()}, 5)
     out = []
-    for program, taken, dtype in (("reference", theirs, torch.float32),
-                                  ("ours", seconds, torch.bfloat16 if omni.fast_bfloat16() else torch.float32)):
+    for program, dtype in dtypes.items():
+        taken = runs[program].seconds if program in runs else theirs
         gflops = operations / taken[0] / 1e9
-        share = gflops / (products[dtype].operations / timings[str(dtype)][0] / 1e9)
+        share = gflops / (products[dtype].operations / plain[str(dtype)][0] / 1e9)
         out.append(Line(task, program, *taken, *ratios(taken, theirs), gflops, share, note=note))
-    figures = {"inside the model": clock.inside / seconds[0], "cosine to the reference": cosine}
-    parts = ", ".join(f"{name} {spent / seconds[0]:.0%}" for name, spent in clock.spent.items())
-    out[1] = Line(**{**vars(out[1]), "figures": figures, "note": "; ".join(filter(None, (f"time: {parts}", note)))})
+        if program in runs:
+            run = runs[program]
+            parts = ", ".join(f"{name} {spent / taken[0]:.0%}" for name, spent in run.clock.spent.items())
+            out[-1] = replace(out[-1], note="; ".join(filter(None, (f"time: {parts}", note))), figures={
+                "inside the model": run.clock.inside / taken[0], "cosine to the reference": run.cosine})
     return out
 
 
@@ -92,8 +119,8 @@ def made_sky(path: Path, objects: int) -> Store:
     return store
 
 
-def embed(sky: Path, model: Path) -> None:
-    for _ in jobs.embed(sky, model):
+def embed(sky: Path, model: Path, **options: Any) -> None:
+    for _ in jobs.embed(sky, model, **options):
         pass
 
 
@@ -122,6 +149,9 @@ class Loop:
     codecs: codecs.Pairs
     vectors: dict[str, list[Tensor]] = field(default_factory=lambda: {space: [] for space in INPUTS})
 
+    def forget(self) -> None:
+        self.vectors = {space: [] for space in INPUTS}
+
     def run(self, batches: list[dict[str, Tensor]]) -> None:
         with torch.inference_mode():
             for batch in batches:
@@ -132,16 +162,12 @@ class Loop:
                     self.vectors[space].append(context.mean(1))
 
 
-def similar(sky: Path, vectors: dict[str, list[Tensor]]) -> float:
-    """The median cosine between our vectors of a sky and the reference's, less what all objects have in common.
-
-    Of the reference's the first batch is there twice.
-    """
+def similar(ours: dict[str, Tensor], theirs: dict[str, list[Tensor]]) -> float:
+    """The median cosine between our vectors of a sky and the reference's, less what all objects have in common."""
     found = []
-    for space, batches in vectors.items():
-        theirs = F.normalize(torch.cat(batches[1:]), dim=1)
-        ours = torch.from_numpy(np.asarray(Embeddings.open(sky / "embeddings" / space).vectors[: len(theirs)], np.float32))
-        found.append(F.cosine_similarity(ours - theirs.mean(0), theirs - theirs.mean(0)))
+    for space, batches in theirs.items():
+        some = F.normalize(torch.cat(batches), dim=1)
+        found.append(F.cosine_similarity(ours[space][: len(some)] - some.mean(0), some - some.mean(0)))
     return float(torch.cat(found).median())
 
 
