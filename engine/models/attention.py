@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from engine.models.processor import fast_bfloat16, has_amx
 
+SCORES = 4 << 20  # bytes of attention scores computed at a time in bfloat16 on a CPU
 EPS = 1e-6  # of all layer norms
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "SiLU": F.silu, "GELU": F.gelu, "ReLU": F.relu, "ReLU6": F.relu6, "LeakyReLU": F.leaky_relu, "ELU": F.elu, "SELU": F.selu,
@@ -36,9 +37,16 @@ class Span:
 
 def everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each query sees all keys (Vaswani et al. 2017, eq. 1)."""
-    if _written_out(q):
+    if _learning(q):
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+    if _written_out(q):
+        return _by_heads(q, k, v)
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def _learning(q: Tensor) -> bool:
+    """Whether a gradient is wanted on a CPU: the fused kernel's backward pass takes twice as long as three plain products."""
+    return q.device.type == "cpu" and q.requires_grad and not torch.compiler.is_compiling()
 
 
 def _written_out(q: Tensor) -> bool:
@@ -51,11 +59,29 @@ def _written_out(q: Tensor) -> bool:
     return plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and fast_bfloat16() and not has_amx()
 
 
+def _by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention written out for some heads at a time, so that their scores fit into the cache: twice as fast as all at once,
+    for which the system would clear fresh memory at every layer."""
+    query, key, value = (x.flatten(0, 1) for x in (q * q.shape[-1] ** -0.5, k.transpose(-2, -1), v))
+    out = torch.empty(query.shape[:2] + value.shape[2:], dtype=q.dtype, device=q.device)
+    step = max(1, SCORES // (query.shape[1] * key.shape[2] * q.element_size()))
+    for i in range(0, len(out), step):
+        torch.bmm((query[i : i + step] @ key[i : i + step]).softmax(-1), value[i : i + step], out=out[i : i + step])
+    return out.unflatten(0, q.shape[:2])
+
+
 def where(seen: Tensor | None) -> Attend:
     """Attention to the keys that are seen: bool, of a shape that broadcasts to (B, H, T, N); None: all of them."""
     if seen is None:
         return everywhere
-    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if not _learning(q):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v
+
+    return attend
 
 
 def average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
