@@ -96,6 +96,7 @@ def kind(task: str) -> str:
 
 # -- what is shown --------------------------------------------------------------------------------------------------
 
+BRACKETS = "In brackets: the reference's own. The plain product is torch's, of two matrices; its convolutions can be faster."
 HEAD = ("work", "ours", "reference (s)", "ours (s)", "ratio", "target", "", "by processor time", "GFLOP/s",
         "of a plain product", "also")
 
@@ -123,10 +124,10 @@ def described(on: Mapping[str, Any]) -> str:
 
 
 def markdown(table: Sequence[Row], on: Mapping[str, Any]) -> str:
-    """The table as a file to read. In brackets: the reference's."""
+    """The table as a file to read."""
+    head = ["# Ours beside AION-1's own package", "", f"Made by `make bench-reference` on {described(on)}.", BRACKETS, ""]
     body = [HEAD, ("---",) * len(HEAD), *map(cells, table)]
-    return "\n".join(["# Ours beside AION-1's own package", "", f"Made by `make bench-reference` on {described(on)}.",
-                      "In brackets: the reference's own.", "", *(f"| {' | '.join(line)} |" for line in body), ""])
+    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in body), ""])
 
 
 def show(table: Sequence[Row], on: Mapping[str, Any]) -> None:
@@ -168,7 +169,8 @@ def measured(part: str, place: Path, chosen: argparse.Namespace) -> list[Line]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-reference", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART",
+                        help=f"some of: {', '.join(PARTS)}; the files then hold these alone")
     parser.add_argument("--threads", type=int, default=2, help="of torch (2)")
     parser.add_argument("--repeats", type=int, default=5, help="timed repeats of each, but of the sky one (5)")
     parser.add_argument("--batch", type=int, default=8, help="objects at a time (8)")
