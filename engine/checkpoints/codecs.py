@@ -1,7 +1,8 @@
-"""AION-1's codecs from a local folder as Hugging Face lays them out: config.json and model.safetensors, read strictly.
+"""Codecs from a local folder as Hugging Face lays them out: config.json and model.safetensors, read strictly.
 
-Names of other people stay here: each function below turns a config of theirs into one of ours, and `THEIRS` turns the name of a
-tensor of ours into theirs. Reservoirs, from which the tables of scalars were made, are not read.
+A codec that we trained says so by a "kind" in its config.json, and is read by `engine.checkpoints.own_codecs`. AION-1's have
+names of their own, which stay here: each function below turns a config of theirs into one of ours, and `theirs` turns the name
+of a tensor of ours into theirs. Reservoirs, from which the tables of scalars were made, are not read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.checkpoints.own_codecs import own_codec, rises
 from engine.checkpoints.tensors import map_tensors
 from engine.codecs import (
     CatalogCodec,
@@ -46,6 +48,8 @@ def load_codec(folder: str | Path) -> Codec:
     """
     folder = Path(folder)
     config = read_config(folder)
+    if "kind" in config:
+        return own_codec(config, folder)
     kind = kind_of(config, folder)
     try:
         with torch.device("meta"):
@@ -276,8 +280,3 @@ def joined(values: list[Tensor], like: Tensor) -> Tensor:
 def close(value: Tensor, expected: Any) -> bool:
     wanted = torch.tensor(expected, dtype=torch.float64)
     return value.shape == wanted.shape and torch.allclose(value, wanted, rtol=1e-6)
-
-
-def rises(values: Tensor) -> bool:
-    """Whether all are finite and none is below the one before."""
-    return bool(values.isfinite().all() & (values.diff() >= 0).all())

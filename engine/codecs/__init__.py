@@ -2,13 +2,15 @@
 
 from engine.codecs.border import CodecWarning
 from engine.codecs.catalog import CatalogCodec, CatalogConfig
+from engine.codecs.compact import CompactConfig, CompactImageCodec
 from engine.codecs.fast import fast
 from engine.codecs.image import ImageCodec, ImageConfig
 from engine.codecs.scalars import ScalarCodec, ScalarConfig
 from engine.codecs.segmentation import SegmentationCodec, SegmentationConfig
 from engine.codecs.spectrum import SpectrumCodec, SpectrumConfig
 
-Codec = CatalogCodec | ImageCodec | ScalarCodec | SegmentationCodec | SpectrumCodec
+Codec = CatalogCodec | CompactImageCodec | ImageCodec | ScalarCodec | SegmentationCodec | SpectrumCodec
 
-__all__ = ["CatalogCodec", "CatalogConfig", "Codec", "CodecWarning", "ImageCodec", "ImageConfig", "ScalarCodec", "ScalarConfig",
-           "SegmentationCodec", "SegmentationConfig", "SpectrumCodec", "SpectrumConfig", "fast"]
+__all__ = ["CatalogCodec", "CatalogConfig", "Codec", "CodecWarning", "CompactConfig", "CompactImageCodec", "ImageCodec",
+           "ImageConfig", "ScalarCodec", "ScalarConfig", "SegmentationCodec",
+           "SegmentationConfig", "SpectrumCodec", "SpectrumConfig", "fast"]

@@ -56,6 +56,11 @@ class FSQ:
         offset = 0.5 * (levels % 2 == 0)
         return torch.tanh(z + torch.atanh(offset / reach)) * reach - offset
 
+    def through(self, z: Tensor) -> Tensor:
+        """Latents (..., D) -> what `decode` makes of their ids, with the gradient of what was rounded (straight through)."""
+        y = self.bounded(z)
+        return (y + (y.round() - y).detach()) / self._constants(z)[1]
+
     def encode(self, z: Tensor) -> Tensor:
         """Latents (..., D) -> ids (...), int32."""
         _, half, worth = self._constants(z)

@@ -24,13 +24,15 @@ LEAST_REDSHIFT = -0.01  # 3,000 km/s towards us; anything below is a flag, not a
 
 @dataclass(frozen=True)
 class ScalarConfig:
-    """What a table is of. folder: the codec's name (`engine.modalities`); size: entries K; channels: None for one number."""
+    """What a table is of. folder: the codec's name (`engine.modalities`); size: entries K; channels: None for one number;
+    centre: whether ids stand for the middle of their bin where a call does not say (in tables of ours; not in AION-1's)."""
 
     folder: str
     codec: Literal["cdf", "log", "grid", "multi"]
     size: int
     channels: int | None = None
     floor: float | None = -3.0  # of the natural logarithm, in `log`
+    centre: bool = False
 
     @property
     def squeeze(self) -> Squeeze:
@@ -41,7 +43,7 @@ class ScalarCodec(nn.Module):
     """Scalars of one modality to ids and back (AION-1, Parker et al. 2025, arXiv:2510.17960, sec. 3).
 
     Ids are rounded up to the next entry of the table, as AION-1 was trained; `detokenize(ids, centre=True)` takes that half
-    bin off again. A redshift grid ends at 1.
+    bin off again. AION-1's redshift grid ends at 1, ours at 6.
     """
 
     def __init__(self, config: ScalarConfig) -> None:
@@ -83,17 +85,17 @@ class ScalarCodec(nn.Module):
         return self.table.encode(x)
 
     @torch.no_grad()
-    def detokenize(self, ids: Values, centre: bool = False) -> Tensor:
+    def detokenize(self, ids: Values, centre: bool | None = None) -> Tensor:
         """Ids of any shape, (..., C) for coefficients, -> values in the modality's unit, float32.
 
         centre: the middle of the bin (in the squeezed value: where half of the objects lie to either side), not its upper end,
-        which is what AION-1 gives. Raises ValueError for ids that are not integers from 0 to K - 1.
+        which is what AION-1 gives; None: as the config says. Raises ValueError for ids that are not integers from 0 to K - 1.
         """
         tokens = torch.as_tensor(ids, device=self.table.values.device)
         channels = self.config.channels
         if channels is not None and (tokens.ndim == 0 or tokens.shape[-1] != channels):
             raise ValueError(f"{self.config.folder} has {channels} ids an object, got the shape {tuple(tokens.shape)}")
-        return self.table.decode(tokens, centre)
+        return self.table.decode(tokens, self.config.centre if centre is None else centre)
 
     @torch.no_grad()
     def bounds(self) -> tuple[Tensor, Tensor]:
@@ -124,7 +126,7 @@ class ScalarCodec(nn.Module):
             raise ValueError(f"{name} of object {obj.id} is {scalar.value!r}, not a number")
         return torch.tensor(in_unit(scalar.value, scalar.unit, unit, f"{name} of object {obj.id}"), dtype=torch.float32)
 
-    def decode(self, ids: Values, centre: bool = False, open_bins: Literal["text", "number"] = "text"
+    def decode(self, ids: Values, centre: bool | None = None, open_bins: Literal["text", "number"] = "text"
                ) -> Scalar | list[Scalar]:
         """Ids (B,) or (B, C) -> a Scalar an object, with its unit; ids of one object without B -> one Scalar.
 

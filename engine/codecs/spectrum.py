@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from engine.codecs import convnext
 from engine.codecs.border import Values, measured, token_batch, token_rows
-from engine.codecs.quantizers import LFQ, Table
+from engine.codecs.quantizers import FSQ, LFQ, Table
 from engine.models.inputs import asinh
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ PIECE = {"cpu": 1, "cuda": 256}  # spectra at a time: what one block makes of on
 
 @dataclass(frozen=True)
 class SpectrumConfig:
-    """Sizes of the network and its grid (Angstrom). scaling: of the normalised flux; clips: of flux and inverse variance."""
+    """Sizes of the network and its grid (Angstrom). scaling: of the normalised flux; clips: of flux and inverse variance.
+
+    fsq: levels of finite scalar quantisation, as the codecs that we train have it, instead of the signs of `bits` channels;
+    use_mask: whether bad pixels are bridged and get no weight where a call does not say.
+    """
 
     encoder_depths: tuple[int, ...] = (3, 3, 9, 3)
     encoder_widths: tuple[int, ...] = (96, 192, 384, 512)
@@ -45,6 +49,8 @@ class SpectrumConfig:
     scaling: float = 0.2
     clip_ivar: float | None = 100.0
     clip_flux: float | None = None
+    fsq: tuple[int, ...] | None = None
+    use_mask: bool = False
 
     @property
     def tokens(self) -> int:
@@ -58,13 +64,13 @@ class SpectrumCodec(nn.Module):
     def __init__(self, config: SpectrumConfig) -> None:
         super().__init__()
         self.config = config
-        self.quantizer = LFQ(config.bits)
+        self.quantizer = LFQ(config.bits) if config.fsq is None else FSQ(config.fsq)
         self.levels = Table(config.levels)
         self.encoder = convnext.encoder(2, config.encoder_depths, config.encoder_widths)
         self.norm = nn.LayerNorm(config.width, eps=convnext.EPSILON)
         self.norm_code = nn.LayerNorm(config.width)
-        self.to_code = nn.Linear(config.width, config.bits)
-        self.from_code = nn.Linear(config.bits, config.width)
+        self.to_code = nn.Linear(config.width, self.quantizer.channels)
+        self.from_code = nn.Linear(self.quantizer.channels, config.width)
         self.decoder = convnext.decoder(config.width, config.decoder_depths, config.decoder_widths)
 
     @property
@@ -81,25 +87,27 @@ class SpectrumCodec(nn.Module):
         return torch.arange(c.pixels, device=self.device) * c.step + c.start
 
     @torch.no_grad()
-    def tokenize(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool = False) -> Tensor:
+    def tokenize(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool | None = None) -> Tensor:
         """flux, ivar (its inverse variance), mask (True where bad): (B, n); wavelength (n,) or (B, n) -> int32 (B, 273).
 
         Bad pixels do not count for the level, but for the shape they do, as AION-1 was trained; use_mask=True bridges them in
-        flux and gives them no weight. NaN counts as 0 (and is bridged too with use_mask). Inputs are left as they are.
+        flux and gives them no weight; None: as the config says. NaN counts as 0 (and is bridged too with use_mask). Inputs are
+        left as they are.
         Raises ValueError for shapes that do not fit, wavelengths that do not increase, or none on the grid.
         """
         level, x = self.prepared(flux, ivar, mask, wavelength, use_mask)
-        shape = [self.quantizer.encode(self._encoded(piece)) for piece in x.split(PIECE.get(x.device.type, 1)) if len(piece)]
+        shape = [self.quantizer.encode(self.latents_of(piece)) for piece in x.split(PIECE.get(x.device.type, 1)) if len(piece)]
         rest = torch.cat(shape) if shape else level.new_zeros(0, self.config.tokens - 1)
         return torch.cat([level[:, None].int(), rest.int()], 1)
 
     @torch.no_grad()
-    def latents(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool = False) -> Tensor:
+    def latents(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool | None = None) -> Tensor:
         """The shape before quantisation: (B, 272, bits), float32."""
         _, x = self.prepared(flux, ivar, mask, wavelength, use_mask)
-        return torch.cat([self._encoded(piece) for piece in x.split(PIECE.get(x.device.type, 1))])
+        return torch.cat([self.latents_of(piece) for piece in x.split(PIECE.get(x.device.type, 1))])
 
-    def prepared(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool) -> tuple[Tensor, Tensor]:
+    def prepared(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool | None
+                 ) -> tuple[Tensor, Tensor]:
         """Ids of the levels (B,) and what the encoder takes, (B, G, 2)."""
         c = self.config
         y, w = (measured(v, self.device).float() for v in (flux, ivar))
@@ -108,7 +116,7 @@ class SpectrumCodec(nn.Module):
         if y.ndim != 2 or w.shape != y.shape or bad.shape != y.shape or bad.dtype != torch.bool:
             raise ValueError(f"flux, ivar and mask must be (B, n), the mask bool, got {tuple(y.shape)}, {tuple(w.shape)}, "
                              f"{tuple(bad.shape)} {bad.dtype}")
-        if use_mask:
+        if c.use_mask if use_mask is None else use_mask:
             bad = bad | ~torch.isfinite(y)
             y, w = bridge(y, bad, grid), torch.where(bad, 0.0, w)
         y, w = torch.nan_to_num(y), torch.nan_to_num(w)
@@ -116,12 +124,12 @@ class SpectrumCodec(nn.Module):
         error = (w if c.clip_ivar is None else w.clamp(0, c.clip_ivar)).sqrt()
         mean = torch.where(bad, 0.0, y).sum(1) / ((~bad).sum(1) + 1.0)
         level = self.levels.encode(torch.log10(mean.clamp_min(FAINTEST) + 1.0))
-        norm = self._norm(level)
+        norm = self.level_of(level)
         pair = torch.stack([(y / norm - 1.0) * c.scaling, error / norm * c.scaling], 1)
         x = interpolate(grid, pair, self.wavelength())
         return level, asinh(x).transpose(1, 2)
 
-    def _norm(self, level: Tensor) -> Tensor:
+    def level_of(self, level: Tensor) -> Tensor:
         """(B, 1): the flux that an id of the level stands for."""
         return (10 ** self.levels.decode(level)[:, None] - 1.0).clamp_min(FAINTEST)
 
@@ -137,7 +145,7 @@ class SpectrumCodec(nn.Module):
                              f"codec's, {low:.1f} to {high:.1f}")
         return x
 
-    def _encoded(self, x: Tensor) -> Tensor:
+    def latents_of(self, x: Tensor) -> Tensor:
         return self.to_code(self.norm_code(self.norm(self.encoder(x).float())))
 
     @torch.no_grad()
@@ -148,9 +156,18 @@ class SpectrumCodec(nn.Module):
         ValueError for an id out of range or another number of tokens.
         """
         ids = token_rows(tokens, self.config.tokens, self.device)
-        norm = self._norm(ids[:, 0])
-        codes = self.quantizer.decode(ids[:, 1:])
-        pieces = [self.decoder(self.from_code(piece)).float()
+        return self.decode_codes(self.level_of(ids[:, 0])[:, 0], self.codes_of(ids[:, 1:]), wavelength)
+
+    def codes_of(self, ids: Values) -> Tensor:
+        """Ids of the shape, of any shape (...), -> code vectors (..., D) in [-1, 1]. Raises ValueError for one out of range."""
+        return self.quantizer.decode(torch.as_tensor(ids, device=self.device))
+
+    @torch.no_grad()
+    def decode_codes(self, level: Tensor, codes: Tensor, wavelength: Values | None = None) -> tuple[Tensor, Tensor]:
+        """The level (B,), flux in 1e-17 erg/s/cm2/A, and code vectors (B, 272, D), such as means of codes weighted by their
+        probability, -> flux and mask as `detokenize` gives them."""
+        norm = level[:, None]
+        pieces = [self.drawn(piece)
                   for piece in codes.split(PIECE.get(codes.device.type, 1)) if len(piece)]
         drawn = torch.cat(pieces) if pieces else codes.new_zeros(0, self.config.pixels, self.config.decoder_widths[-1])
         drawn = drawn.transpose(1, 2)
@@ -158,8 +175,8 @@ class SpectrumCodec(nn.Module):
             outside = torch.zeros_like(drawn[:, 0], dtype=torch.bool)
         else:
             own, at = self.wavelength(), measured(wavelength, self.device).float()
-            if at.ndim not in (1, 2) or (at.ndim == 2 and len(at) != len(ids)):
-                raise ValueError(f"wavelength must be (n,) or ({len(ids)}, n), got {tuple(at.shape)}")
+            if at.ndim not in (1, 2) or (at.ndim == 2 and len(at) != len(codes)):
+                raise ValueError(f"wavelength must be (n,) or ({len(codes)}, n), got {tuple(at.shape)}")
             check_wavelength(at)
             drawn = interpolate(own, drawn, at)
             outside = ((at < own[0]) | (at > own[-1])).expand(drawn[:, 0].shape)
@@ -167,7 +184,12 @@ class SpectrumCodec(nn.Module):
         bad = outside if drawn.shape[1] == 1 else outside | (drawn[:, 1] > 0)
         return flux, bad
 
-    def encode(self, objects: SkyObject | Sequence[SkyObject], survey: str | None = None, use_mask: bool = False) -> Tensor:
+    def drawn(self, codes: Tensor) -> Tensor:
+        """Code vectors (B, 272, D) -> (B, G, 1 or 2): flux / level - 1, and where positive the mask."""
+        return self.decoder(self.from_code(codes)).float()
+
+    def encode(self, objects: SkyObject | Sequence[SkyObject], survey: str | None = None, use_mask: bool | None = None
+               ) -> Tensor:
         """Objects -> int16 tokens (B, 273), (273,) of one object.
 
         survey: such as "desi" or "sdss"; None: DESI's where there is one, else SDSS's, else the first calibrated one. Raises
@@ -176,7 +198,7 @@ class SpectrumCodec(nn.Module):
         """
         from engine.codecs import traces
 
-        return traces.encode(self, objects, survey, use_mask)
+        return traces.encode(self, objects, survey, self.config.use_mask if use_mask is None else use_mask)
 
     def decode(self, tokens: Values, wavelength: Values | None = None) -> Spectrum | list[Spectrum]:
         """Tokens (B, 273) -> a Spectrum an object; (273,) -> one. wavelength: as `detokenize`, the codec's grid if None."""

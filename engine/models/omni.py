@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from engine.modalities import Modality
 from engine.models.attention import Attend, DecoderBlock, EncoderBlock, Span, average, everywhere, where, within
 from engine.models.omni_config import OmniConfig
-from engine.models.tokens import check_inputs, check_targets, grid, is_sequence, position_table, sequence_places
+from engine.models.tokens import check_inputs, check_targets, grid, has_brightness, is_sequence, position_table, sequence_places
 
 __all__ = ["Encoded", "Omni", "OmniConfig"]
 
@@ -345,7 +345,8 @@ class _Packing:
 
 def _table_name(m: Modality) -> str:
     """Of the buffer with a modality's positions: modalities on the same grid share it."""
-    return "positions_sequence" if is_sequence(m) else "positions_{}x{}".format(*grid(m))
+    name = "positions_sequence" if is_sequence(m) else "positions_{}x{}".format(*grid(m))
+    return name + "_and_brightness" if has_brightness(m) else name
 
 
 def _of(embeddings: nn.ModuleDict, key: str) -> Embedding:

@@ -144,5 +144,6 @@ def _size(key: str, value: Any, domains: tuple[str, ...]) -> tuple[int, int]:
     _require(whole, f"sizes[{key!r}]", value, "[tokens, vocabulary], two whole numbers above 0")
     tokens, vocabulary = value
     if MODALITIES[key].kind in ("image", "field"):
-        _require(math.isqrt(tokens) ** 2 == tokens, f"sizes[{key!r}]", value, "a square number of tokens, as an image has")
+        _require(math.isqrt(tokens) ** 2 in (tokens, tokens - 1), f"sizes[{key!r}]", value,
+                 "a square number of tokens, as an image has, or one more for its brightness")
     return tokens, vocabulary

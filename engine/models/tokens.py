@@ -26,8 +26,13 @@ def is_sequence(modality: Modality) -> bool:
 # ---------------------------------------------------------------------------------------------------------- positions
 
 
+def has_brightness(modality: Modality) -> bool:
+    """Whether a token for the brightness stands before the grid of an image's tokens: they are one more than a square."""
+    return modality.kind in ("image", "field") and math.isqrt(modality.tokens) ** 2 == modality.tokens - 1
+
+
 def grid(modality: Modality) -> tuple[int, int]:
-    """Rows and columns of its tokens: a square for images and fields, n x 1 for all else."""
+    """Rows and columns of its tokens, without the brightness: a square for images and fields, n x 1 for all else."""
     if modality.kind in ("image", "field"):
         side = math.isqrt(modality.tokens)
         return side, side
@@ -45,13 +50,15 @@ def position_table(modality: Modality, dim: int) -> Tensor:
     """The fixed position vectors of a modality, float32 (n, D), or (512, D) for a sequence.
 
     Token t of a grid of h rows has two coordinates, t // h and t % h, half the width each. On a square they are row and
-    column; on an n x 1 grid the first is always 0, so that half of the width says nothing. A scalar stands at (0, 0).
+    column; on an n x 1 grid the first is always 0, so that half of the width says nothing. A scalar stands at (0, 0). The
+    brightness of an image, which comes first, stands nowhere: its vector is 0.
     """
     if is_sequence(modality):
         return _waves(torch.arange(SEQUENCE_ROWS, device="cpu"), dim // 2)
     rows, columns = grid(modality)
     t = torch.arange(rows * columns, device="cpu")
-    return torch.cat([_waves(t // rows, dim // 4), _waves(t % rows, dim // 4)], 1)
+    table = torch.cat([_waves(t // rows, dim // 4), _waves(t % rows, dim // 4)], 1)
+    return torch.cat([torch.zeros_like(table[:1]), table]) if has_brightness(modality) else table
 
 
 def sequence_places(visible: Tensor) -> Tensor:
