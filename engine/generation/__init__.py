@@ -1,0 +1,10 @@
+"""Any measurement from any others, by a model of AION-1's kind: token by token (`grids`, `sequences`) and object by object."""
+
+from engine.generation.decoded import Distribution
+from engine.generation.draws import Settings
+from engine.generation.objects import generate, sharpen, translate
+from engine.generation.results import Generated, Part, generated
+from engine.generation.surprises import Surprise, surprise
+
+__all__ = ["Distribution", "Generated", "Part", "Settings", "Surprise", "generate", "generated", "sharpen",
+           "surprise", "translate"]

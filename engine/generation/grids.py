@@ -1,0 +1,204 @@
+"""Tokens of images, spectra, coefficients, fields and scalars from a model: a few at a time, each round given those before.
+
+Shape letters: B objects, R = B samples rows, n tokens of the target, V ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engine.generation.draws import Settings, counts, gumbel, orders, pick, uniforms
+from engine.modalities import Modality
+from engine.models.omni import Encoded, Omni
+from engine.models.tokens import is_sequence
+
+ROWS = 8  # drawn at a time: logits of an image are 10 MB a row
+
+Tokens = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is known of the target after a round: ids (R, n), int64, of which bool (R, n) are known.
+
+    logits: after the first round (B, n, V), float32, what the inputs alone say of every token, without guidance or truncation.
+    share: of the target's rounds, this one included.
+    """
+
+    ids: Tensor
+    known: Tensor
+    logits: Tensor | None
+    share: float
+
+
+def predict(model: Omni, tokens: Tokens, hidden: Tokens, targets: Sequence[str]) -> dict[str, Tensor]:
+    """What the inputs say of several targets, each by itself: target -> logits (B, n, V), float32.
+
+    The inputs are encoded once, and several targets share the keys and values that the decoder makes of them
+    (`Omni.remember`). Raises what `Omni.encode` and `Omni.decode` raise.
+    """
+    with torch.inference_mode():
+        encoded = encode(model, tokens, hidden)
+        encoded = model.remember(encoded) if len(targets) > 1 else encoded
+        return {target: model.decode(encoded, [target])[target].float() for target in targets}
+
+
+def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings: Settings,
+             generators: Sequence[torch.Generator], reaches: Sequence[int] | None = None) -> Iterator[Round]:
+    """Draw the target's tokens, given tokens (B, n) of other modalities, hidden where True: one `Round` after another.
+
+    generators: one a row, R of them, a whole number of samples for each object in turn; every draw of a row comes from its own
+    and their number does not depend on the others, so that a row is the same whatever rows it shares the batch with (up to a
+    rounding of the logits that falls between two ids). reaches: how many ids there are for each of the n tokens; None:
+    all of the vocabulary.
+
+    Every round but the first reads the inputs again together with the tokens known so far: attention goes both ways, so nothing
+    that was computed of the inputs can be kept, and S rounds cost S times encoder and decoder. The first round is computed once
+    for all samples of an object. The decoder is asked for all tokens of the target in every round, also for known ones.
+
+    Guidance needs logits without the inputs: registers and the target's known tokens remain. It costs a second pass, over few
+    tokens. A model without registers has nothing to see in the first round: that one is drawn without guidance.
+
+    Raises KeyError for a target that the model does not predict; ValueError for a sequence, a target among the inputs, more
+    than one round for a target that the model cannot read, and guidance that could never act.
+    """
+    m = known_target(model, target)
+    if is_sequence(m):
+        raise ValueError(f"{target!r} is a sequence; it is drawn one token after the other, by generation.sequences")
+    check_rows(tokens, target, generators)
+    check_scheme(model, m, settings)
+    rounds = counts(settings.scheme, m.tokens, settings.steps)
+    beyond = torch.arange(m.vocabulary) >= torch.tensor(reaches or [m.vocabulary] * m.tokens)[:, None]
+    return _rounds(_Drawing(model, tokens, hidden, target, settings, generators, beyond.to(model.mask_token.device)), rounds)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """The arguments of `generate`, checked. beyond: bool (n, V), ids that there are not."""
+
+    model: Omni
+    tokens: Tokens
+    hidden: Tokens
+    target: str
+    settings: Settings
+    generators: Sequence[torch.Generator]
+    beyond: Tensor
+
+    @property
+    def samples(self) -> int:
+        return len(self.generators) // len(next(iter(self.tokens.values())))
+
+    def first(self) -> Tensor:
+        """(B, n, V) from the inputs alone."""
+        return predict(self.model, self.tokens, self.hidden, [self.target])[self.target]
+
+    def logits(self, rows: Tensor, ids: Tensor, known: Tensor, first: Tensor | None) -> Tensor:
+        """(r, n, V) of some rows (their numbers), guided; first: logits of the first round, known before."""
+        of = rows // self.samples
+        if first is not None:
+            given = first[of.to(first.device)]
+        else:
+            mine = {key: value[of.to(value.device)] for key, value in self.tokens.items()} | {self.target: ids[rows]}
+            seen = {key: value[of.to(value.device)] for key, value in self.hidden.items()} | {self.target: ~known[rows]}
+            given = predict(self.model, mine, seen, [self.target])[self.target]
+        w = self.settings.guidance
+        if w != 1 and (first is None or self.model.config.num_register_tokens):
+            alone = self._alone(ids[rows], None if first is not None else known[rows])
+            given = alone + w * (given - alone)
+        return self.real(given)
+
+    def real(self, logits: Tensor) -> Tensor:
+        """-inf for ids that there are not."""
+        return logits.masked_fill(self.beyond, -torch.inf)
+
+    def _alone(self, ids: Tensor, known: Tensor | None) -> Tensor:
+        """Logits without the inputs: of the tokens known so far and registers; (1, n, V) of registers alone."""
+        if known is None:
+            key, value = next(iter(self.tokens.items()))
+            tokens, hidden = {key: value[:1]}, {key: torch.ones_like(value[:1], dtype=torch.bool)}
+        else:
+            tokens, hidden = {self.target: ids}, {self.target: ~known}
+        return predict(self.model, tokens, hidden, [self.target])[self.target]
+
+
+def _rounds(job: _Drawing, rounds: list[int]) -> Iterator[Round]:
+    n, total = sum(rounds), len(job.generators)
+    first = job.first()
+    ids = torch.zeros(total, n, dtype=torch.long, device=first.device)
+    known = torch.zeros_like(ids, dtype=torch.bool)
+    places = orders(job.generators, n, first.device) if job.settings.scheme == "roar" else None
+    done = 0
+    for i, count in enumerate(rounds):
+        start = first if i == 0 else None
+        ids, known = ids.clone(), known.clone()  # whoever has the round before keeps it
+        for rows in torch.arange(total).split(ROWS):
+            logits = job.logits(rows, ids, known, start)
+            mine = [job.generators[r] for r in rows.tolist()]
+            if places is None:
+                at, drawn = _most_confident(logits, known[rows], count, 1 - (i + 1) / len(rounds), job.settings, mine)
+            else:
+                at = places[rows, done : done + count]
+                some = logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
+                drawn = pick(some, uniforms(mine, count, some.device), job.settings)
+            ids[rows[:, None], at], known[rows[:, None], at] = drawn, True
+        done += count
+        yield Round(ids, known, None if start is None else job.real(start), (i + 1) / len(rounds))
+
+
+def _most_confident(logits: Tensor, known: Tensor, count: int, left: float, settings: Settings,
+                    generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+    """Places (R, count) to reveal and ids for them: all open ones are drawn, those that the model found likeliest stay.
+
+    Confidence is the log-probability of what was drawn plus Gumbel noise times the temperature times the share of rounds left.
+    """
+    n = logits.shape[1]
+    noise = uniforms(generators, 2 * n, logits.device)
+    drawn = torch.cat([pick(row[None], u[None], settings) for row, u in zip(logits, noise[:, :n], strict=True)])
+    at = drawn[..., None]
+    confidence = logits.gather(2, at)[..., 0] - logits.logsumexp(-1)
+    confidence = confidence + settings.temperature * left * gumbel(noise[:, n:])
+    chosen = confidence.masked_fill(known, -torch.inf).topk(count, dim=1).indices
+    return chosen, drawn.gather(1, chosen)
+
+
+# ------------------------------------------------------------------------------------------------------------- shared
+
+
+def known_target(model: Omni, target: str) -> Modality:
+    """The modality of a target. Raises KeyError if the model does not predict it."""
+    if target not in model.outputs:
+        raise KeyError(f"{target!r} is not an output of this model; it has {', '.join(model.outputs)}")
+    return model.outputs[target]
+
+
+def check_scheme(model: Omni, m: Modality, settings: Settings) -> None:
+    """Raises ValueError for a scheme that the model cannot follow for this target, and for guidance that could never act."""
+    once = len(counts(settings.scheme, m.tokens, settings.steps)) == 1 and not is_sequence(m)
+    if not once and not is_sequence(m) and m.key not in model.inputs:
+        raise ValueError(f"scheme {settings.scheme!r} feeds tokens of {m.key!r} back, but this model does not read them; only "
+                         "'one-step' can draw them")
+    if settings.guidance != 1 and (once or is_sequence(m)) and not model.config.num_register_tokens:
+        remedy = " in one round; leave it at 1, or take more rounds" if once else "; leave it at 1"
+        raise ValueError(f"guidance is {settings.guidance:g}, but this model has no registers, so that without the inputs "
+                         f"there is nothing to see when {m.key!r} is drawn{remedy}")
+
+
+def check_rows(tokens: Tokens, target: str, generators: Sequence[torch.Generator]) -> None:
+    """Raises ValueError for a target among the inputs, and unless every object has a whole number of rows."""
+    if target in tokens:
+        raise ValueError(f"{target!r} is an input and the target; take it out of one")
+    if not tokens:
+        raise ValueError(f"there is no input to make {target!r} from")
+    objects = len(next(iter(tokens.values())))
+    if not generators or len(generators) % max(objects, 1):
+        raise ValueError(f"there are {len(generators)} generators for {objects} objects; give as many for each")
+
+
+def encode(model: Omni, tokens: Tokens, hidden: Tokens) -> Encoded:
+    """`Omni.encode` without the modalities that every row hides, unless that is all of them."""
+    used = [key for key in tokens if key not in hidden or not bool(hidden[key].all())] or list(tokens)[:1]
+    return model.encode({key: tokens[key] for key in used}, {key: hidden[key] for key in used if key in hidden})
