@@ -1,0 +1,185 @@
+"""The forward pass of masked training: the transformer on the chosen tokens alone, and the loss of each modality.
+
+The same network as `Omni.logits` (a test compares them), but what is neither read nor asked for is never computed: the
+encoder sees K tokens and the decoder T, of a thousand that an object may have. Shape letters: B batch, K inputs, T targets,
+N places, M modalities, R registers, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from engine.models.attention import where
+from engine.models.omni import Embedding, Omni
+from engine.models.tokens import position_table
+from engine.train.masking import Chosen, Layout
+
+LOSSES = ("modality", "token")
+
+
+@dataclass(frozen=True)
+class Compact:
+    """The chosen tokens of a batch. Of inputs (B, K) and targets (B, T): places, ids and which of them count.
+
+    before: (B, T) the id before a sequence's target, 0 elsewhere. by_input, by_target: the order (B K,), (B T,) in which
+    tokens of a modality lie together, and how many each of them has; targets that do not count come last.
+    """
+
+    inputs: Tensor
+    input_ids: Tensor
+    inputs_kept: Tensor
+    targets: Tensor
+    target_ids: Tensor
+    targets_kept: Tensor
+    before: Tensor
+    by_input: Tensor
+    by_target: Tensor
+    input_counts: tuple[int, ...]
+    target_counts: tuple[int, ...]
+    ragged: bool  # some row reads fewer than K
+
+    def to(self, device: torch.device) -> Compact:
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)
+                 if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+
+def compact(ids: Tensor, chosen: Chosen, layout: Layout) -> Compact:
+    """The chosen ones of all tokens; ids: (B, N), anything where an object has none."""
+    m = len(layout.keys)
+    follows = torch.zeros(layout.places, dtype=torch.long)
+    for own in layout.sequences.values():
+        follows[own] = 1  # the last place of a sequence is never asked for
+    shift = follows[chosen.targets]
+    target_ids = ids.gather(1, chosen.targets + shift * chosen.targets_kept).masked_fill(~chosen.targets_kept, 0)
+    before = ids.gather(1, chosen.targets).masked_fill(~(chosen.targets_kept & shift.bool()), 0)
+    of_input = layout.modality[chosen.inputs].flatten()
+    of_target = layout.modality[chosen.targets].masked_fill(~chosen.targets_kept, m).flatten()
+    return Compact(
+        inputs=chosen.inputs, input_ids=ids.gather(1, chosen.inputs).masked_fill(~chosen.inputs_kept, 0),
+        inputs_kept=chosen.inputs_kept, targets=chosen.targets, target_ids=target_ids, targets_kept=chosen.targets_kept,
+        before=before, by_input=of_input.argsort(stable=True), by_target=of_target.argsort(stable=True),
+        input_counts=tuple(of_input.bincount(minlength=m).tolist()),
+        target_counts=tuple(of_target.bincount(minlength=m + 1).tolist()), ragged=not bool(chosen.inputs_kept.all()))
+
+
+def weights(counts: Tensor, loss: str) -> Tensor:
+    """(M,) float: what each modality's summed cross-entropy is multiplied with; counts: (M,) targets of the whole batch.
+
+    "modality": the mean over modalities that have targets of their mean over tokens; "token": the mean over tokens.
+    """
+    if loss == "token":
+        return torch.full_like(counts, 1.0, dtype=torch.float32) / counts.sum().clamp_min(1)
+    there = counts > 0
+    return there.float() / (counts.clamp_min(1) * there.sum().clamp_min(1))
+
+
+class MaskedOmni(nn.Module):
+    """A transformer with the loss of its masked training: `forward` gives the sum of cross-entropies of each modality."""
+
+    positions: Tensor
+    modality: Tensor
+
+    def __init__(self, model: Omni) -> None:
+        super().__init__()
+        self.model, self.layout = model, Layout(model.config)
+        rows = [position_table(model.config.modality(key), model.config.dim)[:n]
+                for key, n in zip(self.layout.keys, self.layout.counts, strict=True)]
+        device = model.mask_token.device
+        self.register_buffer("positions", torch.cat(rows).to(device), persistent=False)
+        self.register_buffer("modality", self.layout.modality.to(device), persistent=False)
+
+    def forward(self, batch: Compact) -> Tensor:
+        """(M,) float32: the summed cross-entropy of the targets of each modality."""
+        target_ids = batch.target_ids.flatten()[batch.by_target].split(batch.target_counts)[:-1]
+        sums = [F.cross_entropy(logits.float(), ids, reduction="sum")
+                for logits, ids in zip(self.logits(batch), target_ids, strict=True)]
+        return torch.stack(sums)
+
+    def logits(self, batch: Compact) -> list[Tensor]:
+        """Of each modality (n, vocabulary), its targets in the order of `batch.by_target`."""
+        y = self._decode(batch, *self._encode(batch)).flatten(0, 1)[batch.by_target]
+        parts = y.split(batch.target_counts)[:-1]
+        return [self._of("decoder", key).to_logits(part) if key in self.model.outputs else part
+                for key, part in zip(self.layout.keys, parts, strict=True)]
+
+    def _encode(self, batch: Compact) -> tuple[Tensor, Tensor | None]:
+        """Context (B, R + K, D), and which of it is seen, bool (B, 1, 1, R + K), or None for all."""
+        model, c = self.model, self.model.config
+        tables = [self._of("encoder", key).token_emb if key in model.inputs else None for key in self.layout.keys]
+        place = self._places(batch.inputs, decoder=False)
+        x = _looked_up(tables, batch.input_ids, batch.by_input, batch.input_counts) + place
+        if model.register_tokens is not None:
+            x = torch.cat([model.register_tokens.expand(x.shape[0], -1, -1), x], 1)
+            place = F.pad(place, (0, 0, c.num_register_tokens, 0))
+        seen = F.pad(batch.inputs_kept, (c.num_register_tokens, 0), value=True)[:, None, None] if batch.ragged else None
+        attend = where(seen)
+        for block in model.encoder:
+            x = self._run(block, x, attend)
+        return model.decoder_proj_context(model.encoder_norm(x)) + place, seen
+
+    def _decode(self, batch: Compact, context: Tensor, seen: Tensor | None) -> Tensor:
+        """What logits are made of, (B, T, D)."""
+        what = self.model.mask_token
+        for key in self.layout.sequences:  # a sequence's target is asked for by the token before it
+            if key in self.model.outputs:
+                own = (self.modality[batch.targets] == self.layout.keys.index(key)) & batch.targets_kept
+                before = self._of("decoder", key).token_emb(batch.before.masked_fill(~own, 0))
+                what = torch.where(own[..., None], before, what)
+        y = what + self._places(batch.targets, decoder=True)
+        among, onto = where(self._among(batch)), where(seen)
+        for block in self.model.decoder:
+            y = self._run(block, y, context, among, onto)
+        return self.model.decoder_norm(y)
+
+    def _places(self, places: Tensor, decoder: bool) -> Tensor:
+        """Position and modality vectors of places (B, n) -> (B, n, D)."""
+        c = self.model.config
+        vectors = []
+        for key in self.layout.keys:
+            ours = key in self.model.outputs if decoder else key in self.model.inputs
+            shared = decoder or (c.share_modality_embeddings and key in self.model.outputs)
+            vectors.append(self._of("decoder" if shared else "encoder", key).mod_emb[0] if ours
+                           else torch.zeros_like(self.model.mask_token[0]))
+        return F.embedding(places, self.positions) + F.embedding(self.modality[places], torch.cat(vectors))
+
+    def _among(self, batch: Compact) -> Tensor:
+        """bool (B, 1, T, T): which targets see which, as `Omni.decode` with self_attention="full" lets them."""
+        c, m = self.model.config, len(self.layout.keys)
+        modality = self.modality[batch.targets].masked_fill(~batch.targets_kept, m)  # what does not count sees its like
+        is_sequence = torch.tensor([*(key in self.layout.sequences for key in self.layout.keys), False],
+                                   device=modality.device)[modality]
+        same = modality[:, :, None] == modality[:, None, :]
+        earlier = torch.ones_like(same).tril()
+        if c.decoder_causal_mask:
+            seen = same & earlier if c.decoder_sep_mask else earlier
+        else:
+            sequence = is_sequence[:, None, :]
+            seen = (same & (earlier | ~sequence)) if c.decoder_sep_mask else torch.where(
+                sequence, same & earlier, batch.targets_kept[:, None] | same)
+        return seen[:, None]
+
+    def _of(self, side: str, key: str) -> Embedding:
+        tables = self.model.encoder_embeddings if side == "encoder" else self.model.decoder_embeddings
+        return cast(Embedding, tables[key])
+
+    def _run(self, block: nn.Module, *args: Any) -> Tensor:
+        """A block; with use_act_checkpoint its inside is computed again for the gradient."""
+        if self.model.config.use_act_checkpoint and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+
+def _looked_up(tables: list[nn.Embedding | None], ids: Tensor, order: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """Vectors (B, K, D) of ids (B, K), each from its modality's table. Every table is asked, also for nothing: each then
+    has a gradient in every step, and processes that share the work agree on which there are."""
+    parts = [table(part) for table, part in zip(tables, ids.flatten()[order].split(counts), strict=True)
+             if table is not None]
+    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    return F.embedding(back, torch.cat(parts)).unflatten(0, ids.shape)
