@@ -4,31 +4,63 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
+from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.checkpoints.tensors import read_tensors
+from engine.checkpoints.tensors import map_tensors, misfits
 
 
-def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Write a training checkpoint beside the last one, then put it in its place: a kill leaves one or the other."""
+def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any],
+                  averages: Mapping[str, Tensor] | None = None) -> None:
+    """Write a training checkpoint beside the last one, then put it in its place: a kill leaves one or the other.
+
+    averages: averaged weights, a third file. Where processes share a model, all of them call this and the first one writes.
+    """
+    weights = {name: whole(p) for name, p in model.state_dict().items()}
+    moments = {f"{index}.{name}": whole(value) for index, entry in optimiser.state_dict()["state"].items()
+               for name, value in entry.items()}
+    kept = None if averages is None else {name: whole(p) for name, p in averages.items()}
+    if dist.is_initialized() and dist.get_rank() > 0:
+        return
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file({name: p.detach().contiguous() for name, p in model.state_dict().items()}, part / "model.safetensors")
-    moments = {f"{index}.{name}": value.contiguous() for index, entry in optimiser.state_dict()["state"].items()
-               for name, value in entry.items()}
+    save_file(weights, part / "model.safetensors")
     save_file(moments | {"random_state": torch.get_rng_state()}, part / "optimiser.safetensors")
+    if kept is not None:
+        save_file(kept, part / "averages.safetensors")
     (part / "state.json").write_text(json.dumps(state, indent=1) + "\n")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor on the CPU; one that processes share is put together, and all of them must ask; the first one keeps it."""
+    if hasattr(value, "full_tensor"):
+        value = cast(Any, value).full_tensor()
+        if dist.get_rank() > 0:
+            return torch.empty(0)
+    return value.detach().cpu().contiguous()
+
+
+def _like(value: Tensor, own: Tensor) -> Tensor:
+    """A whole tensor as its owner has it: on its device, shared among processes if that is."""
+    value = value.to(own.device)
+    if not hasattr(own, "full_tensor"):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    shared = cast(Any, own)
+    return distribute_tensor(value, shared.device_mesh, shared.placements)
 
 
 def _whole(folder: Path) -> Path | None:
@@ -43,19 +75,35 @@ def last_step(folder: Path) -> dict[str, Any] | None:
     return None if found is None else json.loads((found / "state.json").read_text())
 
 
-def resume(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, float]:
-    """Put model, optimiser and random state back as they were; returns the steps and seconds done, (0, 0.0) at the start."""
+def resume(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer,
+           averages: Mapping[str, Tensor] | None = None) -> tuple[int, float]:
+    """Put model, optimiser, averages and random state back as they were; returns the steps and seconds done, (0, 0.0) at the
+    start. Raises ValueError for a checkpoint of another model."""
     found = _whole(folder)
     if found is None:
         return 0, 0.0
-    read_tensors(found / "model.safetensors", model)
-    moments = load_file(found / "optimiser.safetensors")
+    _fill(found / "model.safetensors", model.state_dict())
+    if averages is not None:
+        _fill(found / "averages.safetensors", averages)
+    moments = map_tensors(found / "optimiser.safetensors")
     torch.set_rng_state(moments.pop("random_state"))
     content = optimiser.state_dict()
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
-        index, name = key.split(".", 1)
-        entries.setdefault(int(index), {})[name] = value
+        number, name = key.split(".", 1)
+        own = parameters[int(number)]
+        entries.setdefault(int(number), {})[name] = _like(value, own) if value.shape == own.shape else value
     optimiser.load_state_dict({"state": entries, "param_groups": content["param_groups"]})
     state = json.loads((found / "state.json").read_text())
     return int(state["step"]), float(state["seconds"])
+
+
+@torch.no_grad()
+def _fill(path: Path, own: Mapping[str, Tensor]) -> None:
+    """Fill tensors from a file; every one must be there, with its shape, and none besides."""
+    tensors = map_tensors(path)
+    if wrong := misfits(tensors, own):
+        raise ValueError(f"{path} is of another model: {'; '.join(wrong)}")
+    for name, value in own.items():
+        value.copy_(_like(tensors[name], value))

@@ -126,7 +126,7 @@ class MaskedOmni(nn.Module):
 
     def _decode(self, batch: Compact, context: Tensor, seen: Tensor | None) -> Tensor:
         """What logits are made of, (B, T, D)."""
-        what = self.model.mask_token
+        what: Tensor = self.model.mask_token
         for key in self.layout.sequences:  # a sequence's target is asked for by the token before it
             if key in self.model.outputs:
                 own = (self.modality[batch.targets] == self.layout.keys.index(key)) & batch.targets_kept

@@ -1,0 +1,266 @@
+"""Masked multimodal training of the transformer from stored tokens: data, model, optimiser, resume, curve, the finished model.
+
+4M's objective (Mizrahi et al. 2023, arXiv:2312.06647) with AION-1's sizes (Parker et al. 2025, arXiv:2510.17960). One process
+on a CPU or a GPU, or several: `torchrun --no-python omnisky train omni ...`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine import checkpoints
+from engine.checkpoints.aion import read_config
+from engine.checkpoints.training import whole
+from engine.models.omni import Omni, OmniConfig
+from engine.steps import Step
+from engine.train import parallel
+from engine.train.data import write_json
+from engine.train.loop import keep_until
+from engine.train.masking import Layout, choose
+from engine.train.omni_recipes import OmniRecipe, available, check_memory, chosen
+from engine.train.omni_step import Compact, MaskedOmni, compact, weights
+from engine.train.optim import adamw_omni, average, rate_at
+from engine.train.token_data import Rows, TokenData, cells_of, tokens_of
+
+
+def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Path, out: str | Path) -> Iterator[Step]:
+    """Train a recipe on the tokens of skies into the folder `out`; run again to go on where it stopped.
+
+    codecs: the model folder whose codecs made the tokens (its config.json says what modalities there are and how many tokens
+    and ids they have). out/curve.jsonl: a line a report; out/tensorboard: the same, if tensorboard is installed;
+    out/checkpoint: all that is needed to go on; out/model: the averaged weights with the codecs, for `checkpoints.load`. The
+    last Step's preview is that folder, earlier ones are lines of the curve. A killed and resumed run gives the weights of an
+    uninterrupted one, bit for bit, on the same machine with the same threads.
+
+    Raises KeyError for an unknown recipe; ValueError for tokens of other codecs, a run of another recipe or of other tokens in
+    `out`, a run that does not fit the memory, and a loss that is no number (the last checkpoint is kept).
+    """
+    recipe, out = chosen(recipe), Path(out)
+    device = parallel.start()
+    this = _prepared(recipe, [Path(sky) for sky in skies], Path(codecs), out, device)
+    first, seconds = checkpoints.resume(out / "checkpoint", this.module.model, this.optimiser, this.averages)
+    yield from _train(this, first, time.monotonic() - seconds)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run consists of. averages: parameter -> its average, what the run is for."""
+
+    recipe: OmniRecipe
+    config: OmniConfig
+    data: TokenData
+    module: MaskedOmni
+    optimiser: torch.optim.Optimizer
+    averages: dict[str, Tensor]
+    device: torch.device
+    codecs: Path
+    out: Path
+    marks: dict[str, str]  # of recipe and tokens: a checkpoint must have the same
+
+    @property
+    def layout(self) -> Layout:
+        return self.module.layout
+
+
+def _prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, device: torch.device) -> _Run:
+    """All that can be wrong is found here, before anything long begins."""
+    processes = parallel.world()[1]
+    if recipe.batch % (recipe.pieces * processes):
+        raise ValueError(f"a batch of {recipe.batch} in {recipe.pieces} pieces cannot be shared among {processes} processes")
+    known = read_config(codecs)
+    records = tokens_of(skies, known, codecs)
+    domains = [key for key in known.domains if any(key in some for some in records)]
+    config = recipe.config(domains, known.sizes)
+    layout = Layout(config)
+    cells = [cells_of(sky) for sky in skies] if recipe.split == "positions" else None
+    data = TokenData(records, layout, recipe.batch, recipe.seed, recipe.validation, recipe.withheld, cells)
+    tokens = [{key: [r.manifest["codec"], len(r), r.reach] for key, r in some.items()} for some in records]
+    marks = {"digest": recipe.digest(config), "tokens": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]}
+    _check_previous(out, marks)
+    check_memory(recipe, config, available(device), processes, device.type == "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(recipe.threads)
+    torch.manual_seed(recipe.seed)
+    model = Omni(config, device)
+    model.init_weights(recipe.seed)
+    module = parallel.apply(MaskedOmni(model))
+    if recipe.compiled and device.type == "cuda":
+        for block in (*model.encoder, *model.decoder):
+            block.compile()
+    averages = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimiser = adamw_omni(model, recipe.rate, recipe.decay, recipe.betas)
+    return _Run(recipe, config, data, module, optimiser, averages, device, codecs, out, marks)
+
+
+def _check_previous(out: Path, marks: dict[str, str]) -> None:
+    """Raises ValueError if the folder holds a run that this one does not continue."""
+    previous = checkpoints.last_step(out / "checkpoint")
+    if previous is None:
+        return
+    for mark, what in (("digest", "another recipe or of a model with other modalities"),
+                       ("tokens", "other tokens (a sky has grown, or they were made anew)")):
+        if previous.get(mark) != marks[mark]:
+            name = previous.get("recipe", {}).get("name", "unknown")
+            raise ValueError(f"{out} holds a run of {what} (recipe {name}, {previous.get('step')} steps); train into a new "
+                             "folder, or remove this one")
+
+
+def _train(this: _Run, first: int, started: float) -> Iterator[Step]:
+    """The steps themselves, from the last checkpoint on."""
+    recipe, out, writes = this.recipe, this.out, parallel.world()[0] == 0
+    curve = _Curve(out, first) if writes else None
+    for step in range(first, recipe.steps):
+        row = train_step(this, step)
+        last = step + 1 == recipe.steps
+        if last or (step + 1) % recipe.report_every == 0:
+            row |= validate(this)
+            row["seconds"] = round(time.monotonic() - started, 1)
+            if curve is not None:
+                curve.add(row)
+            note = f"step {step + 1:,} of {recipe.steps:,}: loss {row['loss']:.3f}"
+            note += f", held out {row['held_out']:.3f}" if "held_out" in row else ""
+            yield Step((step + 1) / recipe.steps, note, row)
+        if last or (step + 1) % recipe.checkpoint_every == 0:
+            state = {"step": step + 1, "seconds": time.monotonic() - started, "recipe": recipe.to_dict(), **this.marks}
+            checkpoints.save_training(out / "checkpoint", this.module.model, this.optimiser, state, this.averages)
+    _save_result(this, (time.monotonic() - started) / 3600)
+    parallel.wait()
+    yield Step(1.0, f"trained; the model is in {out / 'model'}", str(out / "model"))
+
+
+def _pieces(this: _Run, rows: Rows, step: int) -> tuple[Tensor, Iterator[Compact]]:
+    """How many targets of each modality a batch has, (M,), and this process's part of it, piece by piece.
+
+    Every process chooses for the whole batch: all know the counts that the loss is divided by, and none needs to ask.
+    """
+    ids, there = this.data.read(rows)
+    picked = choose(there, this.layout, this.recipe.budgets, this.recipe.seed, step)
+    asked = this.layout.modality[picked.targets[picked.targets_kept]]
+    (rank, processes), pieces = parallel.world(), this.recipe.pieces
+    size = len(rows) // (pieces * processes)
+    own = [slice(i * size, (i + 1) * size) for i in range(rank * pieces, (rank + 1) * pieces)]
+    return asked.bincount(minlength=len(this.layout.keys)), (
+        compact(ids[some], picked.rows(some), this.layout).to(this.device) for some in own)
+
+
+def train_step(this: _Run, step: int) -> dict[str, Any]:
+    """One step of the optimiser; what it saw, as plain numbers. Raises ValueError for a loss or gradient that is none."""
+    recipe, module = this.recipe, this.module
+    rate = rate_at(step, recipe.steps, recipe.rate, round(recipe.warmup * recipe.steps), flat=round(recipe.flat * recipe.steps))
+    for group in this.optimiser.param_groups:
+        group["lr"] = rate
+    module.train()
+    this.optimiser.zero_grad(set_to_none=True)
+    counts, pieces = _pieces(this, this.data.rows_of(step), step)
+    weight = weights(counts, recipe.loss).to(this.device)
+    sums = torch.zeros(len(counts), device=this.device)
+    for number, piece in enumerate(pieces):
+        parallel.last_piece(module, number + 1 == recipe.pieces)
+        with torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+            each = module(piece)
+        # Gradients are averaged over processes, but each has a share of one sum.
+        ((each * weight).sum() * parallel.world()[1]).backward()
+        sums += each.detach()
+    sums = parallel.summed(sums)
+    loss = float((sums * weight).sum())
+    norm = float(parallel.gathered(torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)))
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise ValueError(f"step {step + 1} has the loss {loss} and the gradient {norm}: it is not taken, and the checkpoint in "
+                         f"{this.out / 'checkpoint'} is from before it; go on from there with a lower rate (now {rate:.2g})")
+    this.optimiser.step()
+    new = [parallel.local(p.detach()) for p in module.model.parameters()]
+    average([parallel.local(p) for p in this.averages.values()], new, recipe.average, step)
+    return {"step": step + 1, "rate": rate, "loss": loss, "gradient": norm} | _by_modality("loss", sums, counts, this.layout)
+
+
+def _by_modality(name: str, sums: Tensor, counts: Tensor, layout: Layout) -> dict[str, float]:
+    """The mean cross-entropy of each modality that has targets."""
+    each = zip(layout.keys, sums.tolist(), counts.tolist(), strict=True)
+    return {f"{name}/{key}": total / count for key, total, count in each if count}
+
+
+@torch.no_grad()
+def validate(this: _Run) -> dict[str, float]:
+    """The cross-entropy of objects that are never trained on, by the averaged weights: always the same ones, chosen alike."""
+    recipe, whole_pieces = this.recipe, this.recipe.pieces * parallel.world()[1]
+    rows = this.data.held_out[: min(recipe.validated, len(this.data.held_out)) // whole_pieces * whole_pieces]
+    if not len(rows):
+        return {}
+    sums, counts = torch.zeros(len(this.layout.keys), device=this.device), torch.zeros(len(this.layout.keys), dtype=torch.long)
+    _swap(this)
+    this.module.eval()
+    for number, start in enumerate(range(0, len(rows), recipe.batch)):
+        some, pieces = _pieces(this, rows[start : start + recipe.batch], -1 - number)
+        counts += some
+        for piece in pieces:
+            with torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+                sums += this.module(piece)
+    parallel.release(this.module)
+    _swap(this)
+    sums = parallel.summed(sums)
+    loss = float((sums * weights(counts, recipe.loss).to(this.device)).sum())
+    return {"held_out": loss} | _by_modality("held_out", sums, counts, this.layout)
+
+
+@torch.no_grad()
+def _swap(this: _Run) -> None:
+    """Weights and their averages change places."""
+    for p, other in zip(this.module.model.parameters(), this.averages.values(), strict=True):
+        mine, kept = parallel.local(p), parallel.local(other)
+        before = mine.clone()
+        mine.copy_(kept)
+        kept.copy_(before)
+
+
+class _Curve:
+    """The losses on disk: curve.jsonl, and TensorBoard's own files where that is installed."""
+
+    def __init__(self, out: Path, first: int) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        self.path = out / "curve.jsonl"
+        keep_until(self.path, first)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first + 1)
+
+    def add(self, row: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.board is not None:
+            for name, value in row.items():
+                self.board.add_scalar(name, value, row["step"])
+            self.board.flush()
+
+
+def _save_result(this: _Run, hours: float) -> None:
+    """The averaged weights, the codecs that made their tokens, and how they were made; whole or not at all."""
+    tensors = {name: whole(p) for name, p in this.averages.items()}
+    if parallel.world()[0] > 0:
+        return
+    model = Omni(replace(this.config, use_act_checkpoint=False), device="meta")
+    model.load_state_dict(tensors, assign=True)
+    part, result = this.out / "model.part", this.out / "model"
+    shutil.rmtree(part, ignore_errors=True)
+    checkpoints.save_aion(part, model.to(getattr(torch, this.recipe.stored)))
+    for folder in {this.config.modality(key).folder for key in this.layout.keys}:
+        shutil.copytree(this.codecs / "codecs" / folder, part / "codecs" / folder)
+    write_json(part / "training.json", {
+        "recipe": this.recipe.to_dict(), **this.marks, "hours": round(hours, 4), "objects": len(this.data.train),
+        "torch": str(torch.__version__),
+        "command": f"omnisky train omni --recipe {this.recipe.name} --out {this.out.name}"})
+    shutil.rmtree(result, ignore_errors=True)
+    part.rename(result)

@@ -1,0 +1,184 @@
+"""Sizes and schedules of masked training, and whether a run fits the memory; another recipe is `replace(...)` of one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.models.omni import Omni
+from engine.models.omni_config import OmniConfig
+from engine.train.masking import Budgets, Layout
+from engine.train.omni_step import LOSSES
+
+SPLITS = ("rows", "positions")
+
+
+@dataclass(frozen=True)
+class OmniRecipe:
+    """One masked training run.
+
+    batch: objects a step, of all processes together, in `pieces` one after another. rate: rises over the share `warmup` of the
+    steps, stays for the share `flat`, and falls as a cosine. average: what the averaged weights, which are the result, keep of
+    themselves in a step. validation: the share of objects held out, by "rows" or whole pieces of sky ("positions");
+    validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored: of the result.
+    threads: of torch on a CPU.
+    """
+
+    name: str
+    dim: int
+    encoder: int
+    decoder: int
+    heads: int
+    budgets: Budgets = field(default_factory=Budgets)
+    loss: str = "modality"
+    seed: int = 1
+    batch: int = 64
+    pieces: int = 1
+    steps: int = 20_000
+    rate: float = 1e-3
+    warmup: float = 0.02
+    flat: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.98)
+    decay: float = 0.05
+    clip: float = 1.0
+    average: float = 0.999
+    bfloat16: bool = True
+    recompute: bool = False
+    compiled: bool = False
+    validation: float = 0.02
+    split: str = "rows"
+    validated: int = 512
+    withheld: tuple[tuple[str, str], ...] = (("hsc", "desi"),)
+    stored: str = "float32"
+    threads: int = 2
+    report_every: int = 50
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (("loss", self.loss, LOSSES), ("split", self.split, SPLITS),
+                                     ("stored", self.stored, ("float32", "bfloat16"))):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        if self.batch % self.pieces:
+            raise ValueError(f"a batch of {self.batch} cannot be cut into {self.pieces} equal pieces")
+        if self.warmup < 0 or self.flat < 0 or self.warmup + self.flat > 1:
+            raise ValueError(f"warmup {self.warmup} and flat {self.flat} are shares of the steps; together at most 1")
+
+    def config(self, domains: Iterable[str], sizes: Mapping[str, tuple[int, int]]) -> OmniConfig:
+        """The transformer of this recipe, as AION-1's are but for the size."""
+        keys = tuple(domains)
+        return OmniConfig(keys, keys, norm_bias=False, act_layer="SiLU", dim=self.dim, encoder_depth=self.encoder,
+                          decoder_depth=self.decoder, num_heads=self.heads, qkv_bias=False, proj_bias=False, mlp_bias=False,
+                          gated_mlp=True, qk_norm=True, use_act_checkpoint=self.recompute,
+                          sizes={key: size for key, size in sizes.items() if key in keys})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def digest(self, config: OmniConfig) -> str:
+        """Sixteen hex digits that change with anything that changes the numbers of the run."""
+        own = {k: v for k, v in self.to_dict().items() if k not in ("report_every", "checkpoint_every", "validated", "stored")}
+        return hashlib.sha256(json.dumps([own, config.as_dict()], sort_keys=True).encode()).hexdigest()[:16]
+
+
+DEMO = Budgets((16, 40, 64, 64, 72, 88, 128), 48)
+AION = Budgets((256,), 128, scheme="aion")
+# AION-1's own three: arXiv:2510.17960, sec. 5 and app. B
+_published = {"budgets": AION, "batch": 8192, "steps": 205_000, "rate": 2e-4, "warmup": 0.1, "betas": (0.9, 0.95),
+              "average": 0.9999, "validated": 8192, "checkpoint_every": 1000, "compiled": True}
+RECIPES: dict[str, OmniRecipe] = {r.name: r for r in (
+    OmniRecipe("tiny", 32, 1, 1, 2, Budgets((8, 16), 8), batch=16, steps=40, rate=3e-3, warmup=0.1, average=0.9, threads=1,
+               bfloat16=False, validation=0.1, validated=64, report_every=10, checkpoint_every=10),
+    OmniRecipe("small", 192, 5, 4, 3, DEMO, rate=1.2e-3, flat=0.68, steps=40_000),
+    OmniRecipe("base", 768, 12, 12, 12, **_published, pieces=16),  # type: ignore[arg-type]
+    OmniRecipe("large", 1024, 24, 24, 16, **_published, pieces=32, recompute=True),  # type: ignore[arg-type]
+    OmniRecipe("xlarge", 2048, 24, 24, 32, **_published, pieces=64, recompute=True),  # type: ignore[arg-type]
+)}
+
+
+def chosen(recipe: str | OmniRecipe, **changes: Any) -> OmniRecipe:
+    """A recipe by its name, with some values changed. Raises KeyError for an unknown name."""
+    if isinstance(recipe, str) and recipe not in RECIPES:
+        raise KeyError(f"{recipe!r} is not a recipe we know; choose one of {', '.join(RECIPES)}")
+    return replace(RECIPES[recipe] if isinstance(recipe, str) else recipe, **changes)
+
+
+# ------------------------------------------------------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that each process of a run needs: what lasts, and what one piece of a batch keeps for its gradient."""
+
+    lasting: int
+    passing: int
+
+    @property
+    def total(self) -> int:
+        return self.lasting + self.passing
+
+
+def estimate(recipe: OmniRecipe, config: OmniConfig, processes: int = 1, written_out: bool = True) -> Memory:
+    """What a run needs. written_out: attention weights are kept, as on a CPU."""
+    parameters = sum(p.numel() for p in Omni(config, device="meta").parameters())
+    own, most = recipe.batch // recipe.pieces // processes, max(recipe.budgets.inputs)
+    asked, d, h = recipe.budgets.targets, config.dim, config.hidden
+    size = 2 if recipe.bfloat16 else 4
+    # Numbers kept for the gradient, a token and block: of width D, inside the perceptron, and attention weights. Those that
+    # autocast leaves in float32 (what the norms see) count in full.
+    norm, attention, gate = 4 * 2 * d, 8 * d * size, (2 * d + 4 * h) * size
+    weights = (6 if recipe.bfloat16 else 4) if written_out else 0
+    encoder = most * (norm + attention + gate + weights * config.num_heads * most)
+    decoder = asked * (norm + attention + gate + weights * config.num_heads * asked)
+    decoder += asked * (4 * d + 4 * d * size + weights * config.num_heads * most) + most * (4 * d + 3 * d * size)
+    logits = asked * max(config.modality(key).vocabulary for key in config.domains_out) * (8 + size)
+    if recipe.recompute:
+        kept = config.encoder_depth * most * 4 * d + config.decoder_depth * asked * 4 * d + max(encoder, decoder)
+    else:
+        kept = config.encoder_depth * encoder + config.decoder_depth * decoder
+    gathered = 4 * parameters if processes > 1 else 0  # the whole weights during a step
+    cast = 2 * parameters if recipe.bfloat16 else 0
+    lasting = 4 * 5 * parameters // processes  # weights, gradients, two moments, averages
+    return Memory(lasting, own * (kept + logits + 8 * Layout(config).places) + gathered + cast)
+
+
+def available(device: torch.device) -> int:
+    """Bytes that are free on a GPU, or for this process on a CPU (a container's limit counts)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.is_file():
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: int = 1, written_out: bool = True) -> None:
+    """Raises ValueError, with the estimate and what would help, for a run that needs more than is free in each process."""
+    need = estimate(recipe, config, processes, written_out)
+    if need.total <= free:
+        return
+    start = (f"the recipe {recipe.name} needs about {need.total / 2**30:.1f} GiB ({need.lasting / 2**30:.1f} for weights, "
+             f"gradients, moments and averages), but {free / 2**30:.1f} GiB are free")
+    for pieces in (p for p in range(recipe.pieces + 1, recipe.batch + 1) if recipe.batch % (p * processes) == 0):
+        if estimate(replace(recipe, pieces=pieces), config, processes, written_out).total <= free:
+            raise ValueError(f"{start}; cut each batch into {pieces} pieces (the result is the same)")
+    finest = replace(recipe, pieces=recipe.batch // processes, recompute=True)
+    if estimate(finest, replace(config, use_act_checkpoint=True), processes, written_out).total <= free:
+        raise ValueError(f"{start}; cut each batch into {finest.pieces} pieces and recompute blocks for the gradient")
+    fitting = next((p for p in (2, 4, 8, 16, 32, 64, 128, 256, 512) if p > processes and recipe.batch % p == 0 and estimate(
+        replace(finest, pieces=recipe.batch // p), config, p, written_out).total <= free), None)
+    how = f"share it among {fitting} such processes with torchrun, or take" if fitting else "take"
+    smaller = [name for name, r in RECIPES.items() if r.dim < recipe.dim]
+    raise ValueError(f"{start}; {how} a smaller recipe ({', '.join(smaller) or 'none is'})")
