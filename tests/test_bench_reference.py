@@ -69,7 +69,7 @@ def test_tables_say_what_they_were_made_on(tmp_path: Path) -> None:
     assert on["processor"] and on["processor"] in text and f"torch {torch.__version__}" in text and "2 layers instead" in text
     row = next(part for part in text.splitlines() if TASK in part)
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        TASK, "float32", "6.00", "5.70", "0.95", "<= 0.85", "missed", "0.95", "", "", "cosine 0.9877; of 32 objects"]
+        TASK, "float32", "6.00", "5.70", "0.950", "<= 0.85", "missed", "0.950", "", "", "cosine 0.9877; of 32 objects"]
     stored = json.loads((tmp_path / "reference.json").read_text())
     assert stored["rows"][0]["seconds"] == 5.7 and len(stored["lines"]) == 2 and stored["on"]["threads"] == on["threads"]
 

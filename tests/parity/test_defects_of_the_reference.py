@@ -61,6 +61,7 @@ from engine.codecs import CodecWarning
 from engine.codecs.image import HSC_UNIT
 from engine.objects import Catalog, SkyObject
 from engine.objects import Image as Picture
+from engine.train.omni_step import weights as weights_of
 
 SMALL = {"quantizer_levels": [7, 5, 5, 5, 5], "hidden_dims": 32, "multisurvey_projection_dims": 11, "num_consecutive": 1}
 
@@ -339,8 +340,8 @@ def test_objects_with_a_catalogue_and_a_map_have_vectors(bundle: OmniBundle) -> 
 
 
 def test_a_loss_over_tokens_counts_tokens(peer: Any) -> None:
-    """The reference weighs modalities by tokens times vocabulary. Its losses of each are those of our logits, which have one
-    row a token: their plain mean is the loss over tokens."""
+    """The reference weighs modalities by tokens times vocabulary. Its losses of each are those of our logits; our training
+    counts every token alike."""
     reference, folder = peer(BARE)
     given, targets = some_tokens(("tok_z",)), some_tokens(("tok_image", "tok_spectrum_desi"), seed=1)
     everything = {}
@@ -358,4 +359,7 @@ def test_a_loss_over_tokens_counts_tokens(peer: Any) -> None:
     weights = {key: logits[key].numel() for key in targets}
     by_vocabulary = sum(float(rows[key].mean()) * n for key, n in weights.items()) / sum(weights.values())
     assert float(total) == pytest.approx(by_vocabulary, rel=1e-4)
-    assert abs(float(torch.cat(list(rows.values())).mean()) - float(total)) > 0.01
+    counts, sums = torch.tensor([len(losses) for losses in rows.values()]), torch.stack([*map(torch.sum, rows.values())])
+    ours = float((weights_of(counts, "token") * sums).sum())
+    assert ours == pytest.approx(float(torch.cat(list(rows.values())).mean()), rel=1e-4)
+    assert abs(ours - float(total)) > 0.01

@@ -104,9 +104,9 @@ HEAD = ("work", "ours", "reference (s)", "ours (s)", "ratio", "target", "", "by 
 def cells(row: Row) -> tuple[str, ...]:
     """A row of the table."""
     also = [f"{name} {value:.4g}" for name, value in row.figures.items()] + [row.note]
-    return (row.work, row.program, f"{row.reference_seconds:.2f}", f"{row.seconds:.2f}", f"{row.ratio:.2f}",
+    return (row.work, row.program, f"{row.reference_seconds:.2f}", f"{row.seconds:.2f}", f"{row.ratio:.3f}",
             "" if row.target is None else f"<= {row.target:g}", {None: "", True: "reached", False: "missed"}[row.reached],
-            f"{row.cpu_ratio:.2f}", beside(row.gflops, row.reference_gflops, ".0f"),
+            f"{row.cpu_ratio:.3f}", beside(row.gflops, row.reference_gflops, ".0f"),
             beside(row.share, row.reference_share, ".0%"), "; ".join(filter(None, also)))
 
 
