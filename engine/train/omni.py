@@ -48,13 +48,13 @@ def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Pat
     """
     recipe, out = chosen(recipe), Path(out)
     device = parallel.start()
-    this = _prepared(recipe, [Path(sky) for sky in skies], Path(codecs), out, device)
+    this = prepared(recipe, [Path(sky) for sky in skies], Path(codecs), out, device)
     first, seconds = checkpoints.resume(out / "checkpoint", this.module.model, this.optimiser, this.averages)
     yield from _train(this, first, time.monotonic() - seconds)
 
 
 @dataclass(frozen=True)
-class _Run:
+class Training:
     """What a run consists of. averages: parameter -> its average, what the run is for."""
 
     recipe: OmniRecipe
@@ -73,7 +73,7 @@ class _Run:
         return self.module.layout
 
 
-def _prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, device: torch.device) -> _Run:
+def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, device: torch.device) -> Training:
     """All that can be wrong is found here, before anything long begins."""
     processes = parallel.world()[1]
     if recipe.batch % (recipe.pieces * processes):
@@ -100,7 +100,7 @@ def _prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, de
             block.compile()
     averages = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = adamw_omni(model, recipe.rate, recipe.decay, recipe.betas)
-    return _Run(recipe, config, data, module, optimiser, averages, device, codecs, out, marks)
+    return Training(recipe, config, data, module, optimiser, averages, device, codecs, out, marks)
 
 
 def _check_previous(out: Path, marks: dict[str, str]) -> None:
@@ -116,7 +116,7 @@ def _check_previous(out: Path, marks: dict[str, str]) -> None:
                              "folder, or remove this one")
 
 
-def _train(this: _Run, first: int, started: float) -> Iterator[Step]:
+def _train(this: Training, first: int, started: float) -> Iterator[Step]:
     """The steps themselves, from the last checkpoint on."""
     recipe, out, writes = this.recipe, this.out, parallel.world()[0] == 0
     curve = _Curve(out, first) if writes else None
@@ -139,7 +139,7 @@ def _train(this: _Run, first: int, started: float) -> Iterator[Step]:
     yield Step(1.0, f"trained; the model is in {out / 'model'}", str(out / "model"))
 
 
-def _pieces(this: _Run, rows: Rows, step: int) -> tuple[Tensor, Iterator[Compact]]:
+def _pieces(this: Training, rows: Rows, step: int) -> tuple[Tensor, Iterator[Compact]]:
     """How many targets of each modality a batch has, (M,), and this process's part of it, piece by piece.
 
     Every process chooses for the whole batch: all know the counts that the loss is divided by, and none needs to ask.
@@ -154,7 +154,7 @@ def _pieces(this: _Run, rows: Rows, step: int) -> tuple[Tensor, Iterator[Compact
         compact(ids[some], picked.rows(some), this.layout).to(this.device) for some in own)
 
 
-def train_step(this: _Run, step: int) -> dict[str, Any]:
+def train_step(this: Training, step: int) -> dict[str, Any]:
     """One step of the optimiser; what it saw, as plain numbers. Raises ValueError for a loss or gradient that is none."""
     recipe, module = this.recipe, this.module
     rate = rate_at(step, recipe.steps, recipe.rate, round(recipe.warmup * recipe.steps), flat=round(recipe.flat * recipe.steps))
@@ -191,7 +191,7 @@ def _by_modality(name: str, sums: Tensor, counts: Tensor, layout: Layout) -> dic
 
 
 @torch.no_grad()
-def validate(this: _Run) -> dict[str, float]:
+def validate(this: Training) -> dict[str, float]:
     """The cross-entropy of objects that are never trained on, by the averaged weights: always the same ones, chosen alike."""
     recipe, whole_pieces = this.recipe, this.recipe.pieces * parallel.world()[1]
     rows = this.data.held_out[: min(recipe.validated, len(this.data.held_out)) // whole_pieces * whole_pieces]
@@ -214,7 +214,7 @@ def validate(this: _Run) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _swap(this: _Run) -> None:
+def _swap(this: Training) -> None:
     """Weights and their averages change places."""
     for p, other in zip(this.module.model.parameters(), this.averages.values(), strict=True):
         mine, kept = parallel.local(p), parallel.local(other)
@@ -246,7 +246,7 @@ class _Curve:
             self.board.flush()
 
 
-def _save_result(this: _Run, hours: float) -> None:
+def _save_result(this: Training, hours: float) -> None:
     """The averaged weights, the codecs that made their tokens, and how they were made; whole or not at all."""
     tensors = {name: whole(p) for name, p in this.averages.items()}
     if parallel.world()[0] > 0:

@@ -1,0 +1,178 @@
+"""`python -m tools.bench.reference_training`: a step of masked training beside that of AION-1's own package, by turns.
+
+Theirs is `FourM.forward` of polymathic-aion 0.0.2 (its masks are ready-made: the package has none to make them), backward and
+AdamW; ours is all that `omni.train_step` does: reading tokens from disk, choosing, both passes, clipping, AdamW, averaging.
+Same sizes, budgets, batch, tokens of the demo's modalities, bfloat16 autocast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from engine.checkpoints import save_aion
+from engine.model_files import codec_checksum
+from engine.models.omni import Omni
+from engine.models.omni_config import OmniConfig
+from engine.records import Records
+from engine.train import omni
+from engine.train.masking import Budgets, choose
+from engine.train.omni_recipes import RECIPES, OmniRecipe
+from tools.bench.reference_lines import Product, Seconds, flops, machine, medians, ratios, timed
+
+SCALARS = ("tok_z", "tok_flux_g", "tok_flux_r", "tok_flux_z", "tok_shape_r", "tok_shape_e1", "tok_shape_e2", "tok_ebv")
+SIZES = {"tok_image": (64, 1000), "tok_image_hsc": (64, 1000), "tok_spectrum_desi": (64, 1000), "tok_spectrum_sdss": (16, 1000),
+         **dict.fromkeys(SCALARS, (1, 256))}
+OBJECTS = 4096
+LEAST = {"demo": 1.5, "base": 1.1}  # times the reference's speed that ours must reach
+
+
+def recipe_of(size: str, heads: int) -> OmniRecipe:
+    """Budgets and batches of the comparison."""
+    common: dict[str, Any] = {"withheld": (), "validation": 0.0, "warmup": 0.0, "threads": torch.get_num_threads(), "pieces": 1,
+                              "compiled": False}
+    if size == "base":
+        return replace(RECIPES["base"], **common, budgets=Budgets((256,), 128, asked=()), batch=8)
+    budgets = Budgets((64,), 48, asked=())
+    return replace(RECIPES["small"], **common, budgets=budgets, batch=64, encoder=4, decoder=4, heads=heads)
+
+
+def sizes_of(size: str) -> dict[str, tuple[int, int]]:
+    """Tokens and ids; base has twice the image tokens in each direction, to fill its budgets."""
+    return SIZES | ({"tok_image": (256, 4375), "tok_image_hsc": (256, 4375)} if size == "base" else {})
+
+
+def our_training(recipe: OmniRecipe, sizes: dict[str, tuple[int, int]], place: Path) -> omni.Training:
+    """A run on random tokens of objects that have everything."""
+    config, random = recipe.config(sizes, sizes), np.random.default_rng(0)
+    save_aion(place / "model", Omni(replace(config, dim=8, num_heads=1, encoder_depth=1, decoder_depth=1)))
+    for key, (n, vocabulary) in sizes.items():
+        codec = place / "model/codecs" / config.modality(key).folder
+        codec.mkdir(parents=True, exist_ok=True)
+        (codec / "config.json").write_text("{}")
+        save_file({"weight": torch.ones(1)}, codec / "model.safetensors")
+        records = Records.create(place / "sky/tokens" / key, (n,), "<u2", {"codec": codec_checksum(codec)})
+        records.append(np.arange(OBJECTS), random.integers(0, vocabulary, (OBJECTS, n)), OBJECTS)
+    return omni.prepared(recipe, [place / "sky"], place / "model", place / "out", torch.device("cpu"))
+
+
+def our_step(this: omni.Training) -> Callable[[], Any]:
+    steps = iter(range(10**9))
+    return lambda: omni.train_step(this, next(steps))
+
+
+def reference_model(config: OmniConfig) -> Any:
+    """The reference's transformer with tables of these sizes, made of its own parts as its `FM` does."""
+    from functools import partial
+
+    from aion.fourm.decoder_embeddings import ImageTokenDecoderEmbedding
+    from aion.fourm.encoder_embeddings import ImageTokenEncoderEmbedding
+    from aion.fourm.fm import FourM
+    from aion.fourm.fm_utils import LayerNorm
+    from aion.fourm.modality_info import MODALITY_INFO
+
+    def tables(kind: Any, **options: Any) -> dict[str, Any]:
+        return {key: kind(vocab_size=config.modality(key).vocabulary, patch_size=1,
+                          image_size=(1, config.modality(key).tokens), **options) for key in config.domains}
+
+    return FourM(encoder_embeddings=tables(ImageTokenEncoderEmbedding),
+                 decoder_embeddings=tables(ImageTokenDecoderEmbedding, share_embedding=False),
+                 modality_info={key: MODALITY_INFO[key] for key in config.domains}, dim=config.dim,
+                 encoder_depth=config.encoder_depth, decoder_depth=config.decoder_depth, num_heads=config.num_heads,
+                 mlp_ratio=config.mlp_ratio, qkv_bias=False, proj_bias=False, mlp_bias=False, act_layer=torch.nn.SiLU,
+                 norm_layer=partial(LayerNorm, eps=1e-6, bias=False), gated_mlp=True, qk_norm=True)
+
+
+def reference_batches(this: omni.Training, count: int) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """What its forward takes, masks and all, of the batches of our first steps. A mask is True where nothing is shown."""
+    batches = []
+    for step in range(count):
+        ids, there = this.data.read(this.data.rows_of(step))
+        chosen = choose(there, this.layout, this.recipe.budgets, this.recipe.seed, step)
+        read, asked = (torch.ones(there.shape, dtype=torch.bool).scatter_(1, places, False)
+                       for places in (chosen.inputs, chosen.targets))
+        batch = {}
+        for key, own in this.layout.slices.items():
+            shown = ~asked[:, own]
+            order = torch.zeros(shown.shape, dtype=torch.long)  # all targets of a modality see each other
+            order.scatter_(1, shown.byte().argmax(1, keepdim=True), shown.sum(1, keepdim=True))
+            batch[key] = {"tensor": ids[:, own], "input_mask": read[:, own], "target_mask": asked[:, own],
+                          "decoder_attention_mask": order}
+        batches.append(batch)
+    return batches
+
+
+def reference_step(this: omni.Training) -> Callable[[], Any]:
+    from aion.fourm.fm import FourM
+
+    torch.manual_seed(0)
+    model, recipe = reference_model(this.config).train(), this.recipe
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=recipe.betas, weight_decay=recipe.decay)
+    batches, steps = reference_batches(this, 8), iter(range(10**9))
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss, _ = FourM.forward(model, batches[next(steps) % 8], max(recipe.budgets.inputs), recipe.budgets.targets)
+        loss.backward()
+        optimiser.step()
+
+    return step
+
+
+def by_turns(ways: dict[str, Callable[[], Any]], repeats: int, each: int) -> dict[str, Seconds]:
+    """Median seconds of a step; all are warmed up, then take turns of a few steps."""
+    taken: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            for _ in range(each):
+                seconds = timed(way)
+                if turn:
+                    taken[name].append(seconds)
+    return {name: medians(times) for name, times in taken.items()}
+
+
+def measured(size: str, heads: int, repeats: int, each: int) -> dict[str, Any]:
+    """Objects a second of both, and how near ours is to a plain product of matrices."""
+    recipe, sizes = recipe_of(size, heads), sizes_of(size)
+    with tempfile.TemporaryDirectory() as place:
+        this = our_training(recipe, sizes, Path(place))
+        ours, theirs = our_step(this), reference_step(this)
+        work = flops(ours)
+        product = Product(recipe.batch * max(recipe.budgets.inputs), this.config.dim, 3 * this.config.dim, torch.bfloat16)
+        plain = product.call()
+        seconds = by_turns({"reference": theirs, "ours": ours, "product": lambda: [plain() for _ in range(20)]}, repeats, each)
+    faster = ratios(seconds["reference"], seconds["ours"])
+    rate = 20 * product.operations / seconds["product"][0]
+    return {"size": size, "heads": this.config.num_heads, "batch": recipe.batch, "inputs": max(recipe.budgets.inputs),
+            "targets": recipe.budgets.targets, "reference (objects/s)": recipe.batch / seconds["reference"][0],
+            "ours (objects/s)": recipe.batch / seconds["ours"][0], "faster": faster[0], "faster by processor time": faster[1],
+            "wanted": LEAST[size], "GFLOP/s": work / seconds["ours"][0] / 1e9,
+            "share of a plain product": work / seconds["ours"][0] / rate}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--size", choices=sorted(LEAST), default="demo")
+    parser.add_argument("--heads", type=int, default=3, help="of the demo size (3)")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (2)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns (5)")
+    parser.add_argument("--steps", type=int, default=4, help="a turn (4)")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    result = measured(chosen.size, chosen.heads, chosen.repeats, chosen.steps)
+    print(json.dumps(result | {"on": machine() | {"load": os.getloadavg()[0]}}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
