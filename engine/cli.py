@@ -151,6 +151,22 @@ def _say(outcome: Step | None) -> None:
         typer.echo("... and more of this kind (--json lists a thousand)", err=True)
 
 
+@app.command(epilog="Example: omnisky align my.sky --model ~/models/aion-base")
+def align(
+    sky: SkyFolder,
+    model: Annotated[Path, typer.Option(help="Folder of a model of AION-1's kind.")],
+    pairs: Annotated[int, typer.Option(min=500, help="Objects with an image and a spectrum to take at most.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Another seed holds out other pairs.")] = 0,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make the model's image and spectrum vectors comparable, from at least 500 objects that have both. Then embed again."""
+    from engine import jobs
+
+    with one_sentence():
+        follow(jobs.align(sky, model, pairs, seed), json, curve="loss")
+
+
 @app.command(epilog="Example: omnisky index my.sky")
 def index(sky: SkyFolder, json: Json = False, verbose: Verbose = False) -> None:
     """Bring the search index of every space up to date (exact below 200,000 objects, an inverted file above)."""

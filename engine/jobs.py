@@ -102,6 +102,7 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
     store = Store(sky)
     bundle = checkpoints.load(model_of(store.path) if model is None else model)
     if isinstance(bundle, checkpoints.OmniBundle):
+        bundle = bundle.aligned(store.path / "align", bundle.folder / "align")
         asked = _manifests(store, bundle, known_only=model is None) if inputs is None else {
             space: bundle.manifest(space, inputs, pool)}
         steps = _embed_tokens(store, bundle, asked, quick)
@@ -124,6 +125,20 @@ def _manifests(store: Store, bundle: OmniBundle, known_only: bool) -> dict[str, 
         if space not in bundle.spaces and manifest.get("model") == bundle.folder.name:
             found[space] = bundle.manifest(space, manifest["inputs"]["modalities"], manifest["inputs"]["pool"])
     return found
+
+
+def align(sky: str | Path, model: str | Path, pairs: int = 4000, seed: int = 0) -> Iterator[Step]:
+    """A head that makes image and spectrum vectors of a model comparable, from the sky's pairs: see `engine.align`.
+
+    Raises ValueError for too few pairs or another kind of model, or if another process embeds the same sky.
+    """
+    from engine import align, checkpoints
+
+    store, bundle = Store(sky), checkpoints.load(model)
+    if not isinstance(bundle, checkpoints.OmniBundle):
+        raise ValueError(f"{bundle.folder.name} needs no alignment: its vectors can be compared as they are")
+    with _only_embedder(store):
+        yield from align.align(store, bundle, pairs, seed)
 
 
 def _only_embedder(store: Store) -> AbstractContextManager[None]:
@@ -149,8 +164,7 @@ def _embed_tokens(store: Store, bundle: OmniBundle, manifests: Mapping[str, Mapp
     """`embed` by the only embedder: first the tokens that are missing, then vectors of them."""
     from engine import tokenized
 
-    inputs = {space: m["inputs"]["modalities"] for space, m in manifests.items()}
-    needed = list(dict.fromkeys(key for keys in inputs.values() for key in keys))
+    needed = list(dict.fromkeys(key for m in manifests.values() for key in m["inputs"]["modalities"]))
     said: list[str] = []
     for step in tokenized.tokenize(store, bundle, needed, quick):
         said += (step.preview or {}).get("warnings", [])
@@ -160,8 +174,7 @@ def _embed_tokens(store: Store, bundle: OmniBundle, manifests: Mapping[str, Mapp
     def vectors(pieces: Sequence[range]) -> Iterator[Vectors]:
         for piece in pieces:
             ids, hidden = tokens.read(piece)
-            yield {space: bundle.unit_vectors(ids, hidden, keys, len(piece), manifests[space]["inputs"]["pool"])
-                   for space, keys in inputs.items()}
+            yield {space: bundle.unit_vectors(m, ids, hidden, len(piece)) for space, m in manifests.items()}
 
     for step in _append_all(store, open_spaces(store.path, manifests), TOKENS_BATCH, vectors):
         yield Step(0.3 + 0.7 * step.fraction, step.note, {"warnings": said} if step.fraction == 1 else None)

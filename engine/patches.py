@@ -127,7 +127,8 @@ def store(sky: Store, bundle: OmniBundle, inputs: Sequence[str] | None = None) -
 
     chosen = keys(bundle) if inputs is None else bundle.checked(inputs)
     tokens = Tokens.open(sky.path, bundle, chosen).records
-    made = {key: _opened(sky.path / "patches" / key, bundle, key, tokens[key]) for key in chosen if len(tokens[key])}
+    found = {key: opened(sky.path / "patches" / key, bundle, key, tokens[key]) for key in chosen if len(tokens[key])}
+    made = {key: records for key, (records, _) in found.items()}
     todo = {key: np.asarray(tokens[key].rows[np.searchsorted(tokens[key].rows, done.reach):]) for key, done in made.items()}
     needed = sum(len(rows) * made[key].values[:0].itemsize * int(np.prod(made[key].shape)) for key, rows in todo.items())
     free = shutil.disk_usage(sky.path).free
@@ -136,7 +137,7 @@ def store(sky: Store, bundle: OmniBundle, inputs: Sequence[str] | None = None) -
     yield Step(0.0, f"patches will take {needed / 1e6:,.1f} MB")
     total, count = max(sum(len(rows) for rows in todo.values()), 1), 0
     for key, rows in todo.items():
-        reduction = Reduction.open(made[key].folder / REDUCTION)
+        reduction = found[key][1]
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             reach = int(part[-1]) + 1 if start + BATCH < len(rows) else tokens[key].reach
@@ -147,13 +148,16 @@ def store(sky: Store, bundle: OmniBundle, inputs: Sequence[str] | None = None) -
     yield Step(1.0, f"patches stored: {sizes or 'none, for the sky has no tokens'}")
 
 
-def _opened(folder: Path, bundle: OmniBundle, key: str, tokens: Records) -> Records:
-    """The stored patches of a model, made anew, with a reduction but empty, where there are none of it."""
-    made_by = {"key": key, "model": bundle.folder.name, "checksum": bundle.checksum, "codec": tokens.manifest["codec"]}
+def opened(folder: Path, bundle: OmniBundle, key: str, tokens: Records, **more: Any) -> tuple[Records, Reduction]:
+    """The patches of a model in a folder; where there are none of it, a reduction fitted on some objects and no patches yet.
+
+    more: what else, besides model and codec, must be as it was for them to count.
+    """
+    made_by = {"key": key, "model": bundle.folder.name, "checksum": bundle.checksum, "codec": tokens.manifest["codec"], **more}
     if (folder / MANIFEST).is_file() and (folder / REDUCTION).is_file():
         there = Records.open(folder)
         if all(there.manifest.get(name) == value for name, value in made_by.items()):
-            return there
+            return there, Reduction.open(folder / REDUCTION)
     some = np.unique(np.linspace(0, len(tokens) - 1, FITTED).astype(int))
     sample = np.concatenate([vectors(bundle, key, tokens.values[some[i : i + BATCH]]) for i in range(0, len(some), BATCH)])
     flat = sample.reshape(-1, sample.shape[-1])
@@ -161,7 +165,7 @@ def _opened(folder: Path, bundle: OmniBundle, key: str, tokens: Records) -> Reco
     folder.mkdir(parents=True, exist_ok=True)
     reduction.save(folder / REDUCTION)  # before the records that need it
     return Records.create(folder, (tokens.shape[0], REDUCED), "|i1",
-                          {**made_by, "explained": round(reduction.explained(flat), 4)})
+                          {**made_by, "explained": round(reduction.explained(flat), 4)}), reduction
 
 
 # -- on demand ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from engine.maps import Map
     from engine.patches import OnDemand
     from engine.search import Neighbours
+    from engine.steps import Step
     from engine.zorder import ZIndex
 
 FOUND_WITHIN = 10.0  # arcsec: farther than this from what was typed, an object is not what was meant
@@ -272,6 +273,19 @@ class Sky:
             raise ValueError(f"{self.ids[row]} has no patches of {key}: it lacks the data")
         side = round(len(found) ** 0.5)
         return found.reshape(side, side, -1) if MODALITIES[key].kind == "image" else found
+
+    def generate(self, which: str | int | SkyObject, target: str | Sequence[str], model: str | Path, **options: Any
+                 ) -> Iterator[Step]:
+        """What a model makes of an object that was not observed: see `engine.generation.generate`, which takes the options.
+
+        model: the folder of one of AION-1's kind; ValueError for another.
+        """
+        from engine import checkpoints
+
+        bundle = checkpoints.load(model)
+        if not isinstance(bundle, checkpoints.OmniBundle):
+            raise ValueError(f"{model} generates nothing; give the folder of a model of AION-1's kind")
+        return bundle.generate(which if isinstance(which, SkyObject) else self[which], target, **options)
 
     def _model_patches(self, folder: Path) -> OnDemand:
         """The patches of one model, which is kept until another is asked for."""

@@ -231,6 +231,7 @@ def constants(codec: Codec) -> dict[str, Any]:
     if isinstance(codec, CatalogCodec):
         reservoirs = {f"_quantizer.quantizers.{n.upper()}._reservoir": None for n in codec.tables}
         return reservoirs | {f"_quantizer.quantizers.{n}._codebook_size": 96 for n in "XY"}
+    assert isinstance(codec, ScalarCodec)
     rows = [""] if codec.config.codec != "multi" else [f"quantizers.{i}." for i in range(codec.config.channels or 0)]
     return {f"_quantizer.{row}_reservoir": None for row in rows}
 

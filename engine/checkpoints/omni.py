@@ -6,7 +6,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.checkpoints.aion import load_aion
+from engine.checkpoints.align import Alignment, load_alignment
 from engine.checkpoints.codecs import load_codec
 from engine.codecs import CatalogCodec, Codec, CodecWarning, fast
 from engine.modalities import Modality
@@ -26,7 +27,9 @@ from engine.models.omni import Encoded, Omni
 from engine.models.processor import fast_bfloat16
 
 if TYPE_CHECKING:
+    from engine.generation import Surprise
     from engine.objects import SkyObject
+    from engine.steps import Step
 
 POOLS = ("balanced", "mean")
 Pool = Literal["mean", "balanced", "none"]
@@ -79,6 +82,16 @@ class OmniBundle:
     model: Omni
     folder: Path
     codecs: Codecs = field(repr=False)
+    alignment: Alignment | None = None
+
+    def aligned(self, *folders: Path) -> OmniBundle:
+        """With the first head among the folders that was fitted on this model, if there is one; see `engine.align`."""
+        for folder in folders:
+            if (folder / "config.json").is_file():
+                found = load_alignment(folder)
+                if found.about.get("model") == self.checksum:
+                    return replace(self, alignment=found)
+        return self
 
     @classmethod
     def load(cls, folder: Path) -> OmniBundle:
@@ -190,6 +203,20 @@ class OmniBundle:
             out[part] = pooled(read(model, tokens, hidden, torch.from_numpy(part)), pool).numpy()
         return out
 
+    # -- generation ----------------------------------------------------------------------------------------------
+
+    def generate(self, objects: SkyObject | Sequence[SkyObject], target: str | Sequence[str], **options: Any) -> Iterator[Step]:
+        """Measurements of objects from others: see `engine.generation.generate`."""
+        from engine import generation
+
+        return generation.generate(self, objects, target, **options)
+
+    def surprise(self, thing: SkyObject, inputs: Sequence[str] | None = None, **options: Any) -> dict[str, Surprise]:
+        """How unexpected each measurement of an object is, given the others: see `engine.generation.surprise`."""
+        from engine import generation
+
+        return generation.surprise(self, thing, inputs, **options)
+
     # -- spaces --------------------------------------------------------------------------------------------------
 
     @property
@@ -214,12 +241,18 @@ class OmniBundle:
             raise ValueError(f"a space cannot be called {space!r}; take small letters, digits, - and _")
         if pool not in POOLS:
             raise ValueError(f"pool is {pool!r}; vectors of a space are {' or '.join(POOLS)}")
-        own = {"modalities": self.inputs(space) if inputs is None else list(self.checked(inputs)), "pool": pool}
+        own: dict[str, Any] = {"modalities": self.inputs(space) if inputs is None else list(self.checked(inputs)), "pool": pool}
         checksum = self.checksum  # of what makes the vectors, a choice of inputs included
         if inputs is not None:
             checksum = hashlib.sha256(f"{checksum} {own}".encode()).hexdigest()
-        return {"space": space, "model": self.folder.name, "folder": str(self.folder.resolve()), "checksum": checksum,
-                "version": VERSION, "dim": self.dim, "inputs": own, "comparable": [space]}
+        about = {"space": space, "model": self.folder.name, "folder": str(self.folder.resolve()), "checksum": checksum,
+                 "version": VERSION, "dim": self.dim, "inputs": own, "comparable": [space]}
+        if inputs is not None or self.alignment is None:
+            return about
+        head = self.alignment
+        own |= {"modalities": list(head.head.config.inputs[space]), "pool": "aligned"}
+        return about | {"checksum": hashlib.sha256(f"{checksum} {head.checksum}".encode()).hexdigest(), "dim": head.dim,
+                        "comparable": list(head.head.config.inputs), "aligned": dict(head.about)}
 
     @property
     def manifests(self) -> dict[str, dict[str, Any]]:
@@ -227,15 +260,20 @@ class OmniBundle:
 
     def vectors(self, objects: Sequence[SkyObject]) -> dict[str, NDArray[np.float32]]:
         """Space -> (B, dim) float32 unit vectors; NaN where the object has no such input."""
-        inputs = {space: self.inputs(space) for space in self.spaces}
-        tokens, hidden = self.tokenize(list(objects), [key for keys in inputs.values() for key in keys])
-        return {space: self.unit_vectors(tokens, hidden, keys, len(objects)) for space, keys in inputs.items()}
+        manifests = self.manifests
+        needed = [key for m in manifests.values() for key in m["inputs"]["modalities"]]
+        tokens, hidden = self.tokenize(list(objects), needed)
+        return {space: self.unit_vectors(m, tokens, hidden, len(objects)) for space, m in manifests.items()}
 
-    def unit_vectors(self, tokens: dict[str, Tensor], hidden: dict[str, Tensor], inputs: Sequence[str], objects: int,
-                     pool: Literal["mean", "balanced"] = "balanced") -> NDArray[np.float32]:
-        """The vectors (objects, dim) of a space that reads these inputs, by the `quick` model; NaN where there is none."""
-        mine = [{key: some[key] for key in inputs if key in some} for some in (tokens, hidden)]
-        return F.normalize(torch.from_numpy(self.pooled(self.quick, mine[0], mine[1], objects, pool)), dim=1).numpy()
+    def unit_vectors(self, manifest: Mapping[str, Any], tokens: Mapping[str, Tensor], hidden: Mapping[str, Tensor], objects: int
+                     ) -> NDArray[np.float32]:
+        """The vectors (objects, dim) of the space that a manifest of ours describes, by the `quick` model; NaN for none."""
+        keys, pool = manifest["inputs"]["modalities"], manifest["inputs"]["pool"]
+        ids, masks = ({key: some[key] for key in keys if key in some} for some in (tokens, hidden))
+        if pool == "aligned":
+            assert self.alignment is not None
+            return self.alignment.vectors(self.quick, manifest["space"], ids, masks, objects)
+        return F.normalize(torch.from_numpy(self.pooled(self.quick, ids, masks, objects, pool)), dim=1).numpy()
 
 
 def spread(rows: Sequence[int] | NDArray[Any], ids: Tensor, objects: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from engine.objects import SkyObject, Spectrum
 
 FAINTEST = 0.1  # 1e-17 erg/s/cm2/A; no spectrum is divided by less
-PIECE = {"cpu": 1, "cuda": 256}  # spectra at a time: what one block makes of one fits into a processor's cache
+PIECE = 256  # spectra at a time on a GPU
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class SpectrumCodec(nn.Module):
         Raises ValueError for shapes that do not fit, wavelengths that do not increase, or none on the grid.
         """
         level, x = self.prepared(flux, ivar, mask, wavelength, use_mask)
-        shape = [self.quantizer.encode(self.latents_of(piece)) for piece in x.split(PIECE.get(x.device.type, 1)) if len(piece)]
+        shape = [self.quantizer.encode(self.latents_of(piece)) for piece in x.split(at_a_time(x)) if len(piece)]
         rest = torch.cat(shape) if shape else level.new_zeros(0, self.config.tokens - 1)
         return torch.cat([level[:, None].int(), rest.int()], 1)
 
@@ -104,7 +104,7 @@ class SpectrumCodec(nn.Module):
     def latents(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool | None = None) -> Tensor:
         """The shape before quantisation: (B, 272, bits), float32."""
         _, x = self.prepared(flux, ivar, mask, wavelength, use_mask)
-        return torch.cat([self.latents_of(piece) for piece in x.split(PIECE.get(x.device.type, 1))])
+        return torch.cat([self.latents_of(piece) for piece in x.split(at_a_time(x))])
 
     def prepared(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool | None
                  ) -> tuple[Tensor, Tensor]:
@@ -168,7 +168,7 @@ class SpectrumCodec(nn.Module):
         probability, -> flux and mask as `detokenize` gives them."""
         norm = level[:, None]
         pieces = [self.drawn(piece)
-                  for piece in codes.split(PIECE.get(codes.device.type, 1)) if len(piece)]
+                  for piece in codes.split(at_a_time(codes)) if len(piece)]
         drawn = torch.cat(pieces) if pieces else codes.new_zeros(0, self.config.pixels, self.config.decoder_widths[-1])
         drawn = drawn.transpose(1, 2)
         if wavelength is None:
@@ -208,6 +208,11 @@ class SpectrumCodec(nn.Module):
         flux, mask = self.detokenize(ids, wavelength)
         spectra = traces.spectra(flux, mask, self.wavelength() if wavelength is None else wavelength)
         return spectra[0] if single else spectra
+
+
+def at_a_time(like: Tensor) -> int:
+    """Spectra computed together: on a CPU one a thread, so that what a block makes of them fits into its cache."""
+    return torch.get_num_threads() if like.device.type == "cpu" else PIECE
 
 
 def check_wavelength(x: Tensor) -> None:

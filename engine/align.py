@@ -1,0 +1,200 @@
+"""Image and spectrum vectors that can be compared: a head on a model's tokens, fitted on the pairs that a sky has.
+
+The tokens of the pairs are encoded once and kept, reduced, in SKY/align/work, so that a stopped run goes on there; fitting the
+head itself takes minutes and starts anew. SKY/align holds the result.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Generator, Iterator, Mapping
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.records import Records
+from engine.steps import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engine.checkpoints import OmniBundle
+    from engine.models.align import AlignHead
+    from engine.patches import Reduction
+    from engine.store import Store
+
+LEAST = 500  # pairs
+HELD_OUT = 0.2
+BATCH = 256
+ENCODED = 16  # objects at a time
+SHOWN = 96  # tokens of a modality that are shown at a step: a choice of its own each time, against learning by heart
+RATE, DECAY, WARM = 1e-3, 0.05, 40
+FIRST = 10  # recall is counted among so many
+
+
+def align(store: Store, bundle: OmniBundle, pairs: int, seed: int = 0) -> Iterator[Step]:
+    """Fit the head on at most `pairs` objects that have both; the last Step's preview tells how good it is.
+
+    Raises ValueError if fewer than 500 objects have both, or the model reads no images or no spectra.
+    """
+    from engine import patches, tokenized
+    from engine.checkpoints.align import Alignment, save_alignment
+
+    inputs = {space: bundle.inputs(space) for space in bundle.spaces}
+    if len(inputs) < 2:
+        raise ValueError(f"{bundle.folder.name} reads {' and '.join(inputs) or 'neither'} only; there is nothing to align")
+    needed = [key for keys in inputs.values() for key in keys]
+    for step in tokenized.tokenize(store, bundle, needed):
+        yield Step(0.1 * step.fraction, step.note)
+    tokens = tokenized.Tokens.open(store.path, bundle, needed).records
+    rows = chosen(inputs, tokens, pairs, seed, store.path)
+    work = store.path / "align" / "work"
+    used = {space: [key for key in keys if len(np.intersect1d(tokens[key].rows, rows))] for space, keys in inputs.items()}
+    parts = [key for keys in used.values() for key in keys]
+    sample = f"{len(rows)} rows, {int(rows.sum())}"
+    reduced = {key: patches.opened(work / key, bundle, key, tokens[key], sample=sample) for key in parts}
+    for i, key in enumerate(parts):
+        for step in encode(bundle, key, tokens[key], rows, *reduced[key]):
+            yield Step(0.1 + 0.6 * (i + step.fraction) / len(parts), step.note)
+    test = held_out(store, rows, seed)
+    started = time.monotonic()
+    fitting = fit({space: {key: reduced[key][0] for key in keys} for space, keys in used.items()}, rows, test, seed)
+    head, recalled = yield from fitting
+    about = {"model": bundle.checksum, "name": bundle.folder.name, "pairs": len(rows) - int(test.sum()), "seed": seed,
+             "held_out": int(test.sum()), "recall_at_10": {way: round(value, 4) for way, value in recalled.items()},
+             "chance": round(min(1.0, FIRST / int(test.sum())), 4), "minutes": round((time.monotonic() - started) / 60, 1)}
+    save_alignment(store.path / "align", Alignment(head, {key: r[1] for key, r in reduced.items()}, about))
+    shutil.rmtree(work)
+    found = ", ".join(f"{way} {value:.3f}" for way, value in recalled.items())
+    yield Step(1.0, f"of {about['held_out']} pairs held out, the partner is among the first {FIRST}: {found} (chance "
+                    f"{about['chance']:.3f}); now run: omnisky embed {store.path} --model {bundle.folder}", about)
+
+
+def chosen(inputs: Mapping[str, list[str]], tokens: Mapping[str, Records], pairs: int, seed: int, sky: Path
+           ) -> NDArray[np.int64]:
+    """Rows, increasing, that have an input of every space: at most `pairs` of them."""
+    sides = [np.unique(np.concatenate([tokens[key].rows for key in keys])) for keys in inputs.values()]
+    both = reduce(np.intersect1d, sides).astype(np.int64)
+    if len(both) < LEAST:
+        raise ValueError(f"{sky} has {len(both)} objects with both an image and a spectrum that the model reads; "
+                         f"a head needs at least {LEAST} of them")
+    return np.sort(np.random.default_rng(seed).permutation(both)[: max(pairs, LEAST)])
+
+
+def held_out(store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Which of the pairs are not fitted on: a fifth, by whole HEALPix pixels, so that neighbours on the sky stay together;
+    at random where too few pixels or positions would make it another share."""
+    import pyarrow.compute as pc
+
+    cells = pc.fill_null(store.table(["_healpix_29"]).column("_healpix_29"), -1).to_numpy()[rows] >> (2 * (29 - 10))
+    pixels = np.unique(cells)
+    random = np.random.default_rng([seed, 1])
+    test: NDArray[np.bool_] = np.isin(cells, pixels[random.random(len(pixels)) < HELD_OUT])
+    if abs(test.mean() - HELD_OUT) > 0.05:
+        test = np.zeros(len(rows), bool)
+        test[random.permutation(len(rows))[: round(HELD_OUT * len(rows))]] = True
+    return test
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+def encode(bundle: OmniBundle, key: str, tokens: Records, rows: NDArray[np.int64], records: Records, reduction: Reduction
+           ) -> Iterator[Step]:
+    """Encode what is missing of the sample."""
+    from engine import patches
+
+    todo = np.intersect1d(tokens.rows, rows)
+    todo = todo[todo >= records.reach]
+    for start in range(0, len(todo), ENCODED):
+        part = todo[start : start + ENCODED]
+        found = patches.vectors(bundle, key, tokens.at(part)[1])
+        records.append(part, reduction.encode(found), int(part[-1]) + 1)
+        yield Step((start + len(part)) / len(todo), f"{key}: encoded {start + len(part):,} of {len(todo):,} objects")
+
+
+# -- head --------------------------------------------------------------------------------------------------------------
+
+
+def fit(spaces: Mapping[str, Mapping[str, Records]], rows: NDArray[np.int64], test: NDArray[np.bool_], seed: int
+        ) -> Generator[Step, None, tuple[AlignHead, dict[str, float]]]:
+    """Steps with the loss; returns the head and its recall among the pairs held out, both ways."""
+    import torch
+
+    from engine.models.align import AlignConfig, AlignHead
+    from engine.models.astroclip import contrastive_loss
+    from engine.models.processor import fast_bfloat16
+
+    head = AlignHead(AlignConfig({space: {key: r.shape[0] for key, r in some.items()} for space, some in spaces.items()}))
+    head.init_weights(seed)
+    optimiser = torch.optim.AdamW(head.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
+    train = rows[~test]
+    batch = min(BATCH, len(train))
+    steps = int(np.clip(40 * len(train) / batch, 200, 800))
+    a, b = spaces
+    random = np.random.default_rng([seed, 2])
+    order = train[:0]
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if len(order) < batch:
+            order = random.permutation(train)
+        some, order = order[:batch], order[batch:]
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+            left, right = (head(space, *shown(spaces[space], some, random)) for space in (a, b))
+        loss = contrastive_loss(left, right, head.scale())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        optimiser.step()
+        if step % 10 == 9:
+            value = float(loss.detach())
+            note = f"fitting the head: step {step + 1} of {steps}, loss {value:.3f}"
+            yield Step(0.7 + 0.3 * step / steps, note, {"loss": value})
+    head.eval().requires_grad_(False)
+    return head, recall(head, spaces, rows[test])
+
+
+def shown(records: Mapping[str, Records], rows: NDArray[np.int64], random: np.random.Generator | None
+          ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """What the head takes of some rows: reduced tokens, which rows have them, and which tokens they are. random: draws a few
+    tokens, the same for all rows, and, where a row has several modalities, sometimes leaves one out; None: everything."""
+    import torch
+
+    from engine.checkpoints.align import whitened
+
+    tokens, there, places = {}, {}, {}
+    for key, r in records.items():
+        n = r.shape[0]
+        place = np.arange(n) if random is None else np.sort(random.permutation(n)[:SHOWN])
+        found, _ = r.at(rows)
+        steps = np.zeros((len(rows), len(place), r.shape[1]), np.int8)
+        at = np.searchsorted(r.rows, rows[found])
+        steps[found] = r.values[at][:, place]
+        tokens[key], there[key], places[key] = whitened(steps), torch.from_numpy(found), torch.from_numpy(place)
+    if random is not None and len(records) > 1:
+        several = torch.stack(list(there.values())).sum(0) > 1
+        lost = torch.from_numpy(random.integers(0, 3 * len(records), len(rows)))  # a third of the time one of them
+        for i, key in enumerate(there):
+            there[key] = there[key] & ~(several & (lost == i))
+    return tokens, there, places
+
+
+def recall(head: AlignHead, spaces: Mapping[str, Mapping[str, Records]], rows: NDArray[np.int64]) -> dict[str, float]:
+    """How often the partner is among the first ten of all pairs held out, both ways."""
+    import torch
+
+    with torch.inference_mode():
+        a, b = (torch.cat([head(space, *shown(some, rows[i : i + 64], None)) for i in range(0, len(rows), 64)])
+                for space, some in spaces.items())
+    likeness = a @ b.T
+    names = list(spaces)
+    out = {}
+    for way, table in ((f"{names[0]} -> {names[1]}", likeness), (f"{names[1]} -> {names[0]}", likeness.T)):
+        out[way] = float(((table > table.diagonal()[:, None]).sum(1) < FIRST).float().mean())
+    return out
