@@ -45,7 +45,7 @@ class CompactConfig:
     """
 
     levels: tuple[int, ...] = (7, 5, 5, 5, 5)
-    width: int = 160
+    width: int = 128
     blocks: int = 3
     patch: int = 8
     smoothing: int = 12
@@ -127,7 +127,6 @@ class CompactImageCodec(nn.Module):
         self.from_code = nn.Linear(self.quantizer.channels, c.width)
         self.survey = nn.Parameter(torch.randn(len(SURVEYS), c.width) * 0.1)  # tells the decoder whose pixels are wanted
         self.decoder = nn.Sequential(*(Block(c.width) for _ in range(c.blocks)))
-        self.norm_out = nn.GroupNorm(8, c.width)
         self.pixels_out = nn.Parameter(torch.randn(bands, c.patch**2, c.width) * c.width**-0.5 * 0.3)
         self.pixels_bias = nn.Parameter(torch.zeros(bands, c.patch**2))
         self.gain = nn.Linear(c.width, bands)
@@ -182,7 +181,7 @@ class CompactImageCodec(nn.Module):
         """Codes (B, S, S, D) in [-1, 1] -> flux of all the survey's bands as a share of the brightness, (B, C, N, N)."""
         channels, c = CHANNELS[survey], self.config
         x = (self.from_code(codes) + self.survey[SURVEYS.index(survey)]).float().permute(0, 3, 1, 2)
-        x = self.norm_out(self.decoder(x.contiguous(memory_format=torch.channels_last)).float())
+        x = self.decoder(x.contiguous(memory_format=torch.channels_last)).float()
         weight, bias = self.pixels_out[channels].flatten(0, 1), self.pixels_bias[channels].flatten()
         with torch.autocast(x.device.type, enabled=False):
             y = F.pixel_shuffle(F.conv2d(x, weight[..., None, None], bias), c.patch)

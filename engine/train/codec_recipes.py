@@ -33,7 +33,7 @@ class CodecRecipe:
     objects: int = 16384
     validation: int = 512
     batch: int = 64
-    steps: int = 12000
+    steps: int = 5000
     rate: float = 1.5e-3
     warmup: int = 200
     decay: float = 0.01
@@ -41,14 +41,14 @@ class CodecRecipe:
     legacy: float = 0.55
     drop_some: float = 0.3
     drop: float = 0.4
-    photometry: float = 0.5
+    photometry: float = 0.3
     desi: float = 0.7
     floor: float = 0.03
     entries: int = 1024
     threads: int = 2
     bfloat16: bool = True
     report_every: int = 100
-    checkpoint_every: int = 200
+    checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
         if self.batch > self.objects:
@@ -64,15 +64,15 @@ class CodecRecipe:
 
 
 SPECTRUM = SpectrumConfig(  # five stages: 136 tokens of 64 pixels, 51 Angstrom, and one for the level
-    encoder_depths=(1, 1, 2, 2, 2), encoder_widths=(16, 32, 64, 128, 160), decoder_depths=(2, 2, 2, 1, 0),
-    decoder_widths=(128, 64, 32, 16, 1), width=160, levels=1000, fsq=(8, 5, 5, 5), use_mask=True)
+    encoder_depths=(1, 1, 1, 2, 2), encoder_widths=(16, 32, 48, 96, 128), decoder_depths=(2, 2, 1, 1, 0),
+    decoder_widths=(96, 48, 32, 16, 1), width=128, levels=1000, fsq=(8, 5, 5, 5), use_mask=True)
 SEGMAP = SegmentationConfig(levels=(8, 5, 5, 5), width=96, decoder_width=96, hidden=32)
 TINY_SPECTRUM = replace(SPECTRUM, encoder_depths=(1,) * 5, encoder_widths=(8, 8, 8, 16, 16), decoder_depths=(1, 1, 1, 1, 0),
                         decoder_widths=(16, 8, 8, 8, 1), width=16)
 
 DEMO: dict[Kind, CodecRecipe] = {
     "image": CodecRecipe("image", "demo", CompactConfig()),
-    "spectrum": CodecRecipe("spectrum", "demo", SPECTRUM, batch=32, steps=8000, rate=1e-3, decay=0.05),
+    "spectrum": CodecRecipe("spectrum", "demo", SPECTRUM, batch=32, steps=4000, rate=1e-3, decay=0.05),
     "segmap": CodecRecipe("segmap", "demo", SEGMAP, objects=8192, steps=2000, rate=1e-3),
     "scalars": CodecRecipe("scalars", "demo", objects=16384, steps=0),
 }

@@ -21,6 +21,7 @@ from engine import checkpoints
 from engine.codecs import Codec, CompactConfig, CompactImageCodec, SegmentationCodec, SegmentationConfig, SpectrumCodec
 from engine.codecs.compact import COLOUR, light
 from engine.codecs.convnext import Down, Up
+from engine.codecs.quantizers import FSQ
 from engine.codecs.spectrum import interpolate
 from engine.models.inputs import asinh
 from engine.steps import Step
@@ -119,6 +120,7 @@ def spectrum_losses(codec: SpectrumCodec, batch: Spectra, recipe: CodecRecipe) -
 
     Masked pixels and those that the spectrograph does not reach have no weight.
     """
+    assert isinstance(codec.quantizer, FSQ)
     bad = ~torch.isfinite(batch.flux)
     level, x = codec.prepared(batch.flux, batch.ivar, bad, batch.wavelength, None)
     z = codec.latents_of(x)
