@@ -106,6 +106,9 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
         asked = _manifests(store, bundle, known_only=model is None) if inputs is None else {
             space: bundle.manifest(space, inputs, pool)}
         steps = _embed_tokens(store, bundle, asked, quick)
+        if not asked:
+            raise ValueError(f"{bundle.folder} has no codecs of images or spectra, so it makes no vectors; they lie in its "
+                             "folder codecs, and omnisky download fetches them with the model")
         if parts:
             steps = chain(_scaled(steps, 0.0, 0.5), _scaled(_store_patches(store, bundle, inputs), 0.5, 1.0))
     elif inputs is not None or parts:

@@ -26,6 +26,15 @@ def weights_checksum(folder: Path) -> str:
     return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
 
 
+def refuse_pickles(folder: Path) -> None:
+    """Raises ValueError if the path is a pickle, or a folder that has weights as a pickle only."""
+    held = [folder] if folder.is_file() else sorted(folder.iterdir()) if folder.is_dir() else []
+    pickles = [p for p in held if p.suffix in PICKLES]
+    if pickles and not any(p.suffix == ".safetensors" for p in held):
+        raise ValueError(f"{pickles[0]} is a pickle, and a pickle can run any code when it is opened, so it is not read; "
+                         "use model.safetensors of the same model, in a folder with its config.json")
+
+
 def codec_checksum(folder: Path) -> str:
     """Of a codec's weights and sizes, on which its tokens depend."""
     each = [checksum(folder / name) for name in ("config.json", "model.safetensors")]

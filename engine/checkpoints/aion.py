@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.checkpoints.tensors import map_tensors, misfits, write_tensors
-from engine.model_files import PICKLES, read_json
+from engine.model_files import read_json, refuse_pickles
 from engine.models.omni import Omni, OmniConfig
 from engine.models.tokens import position_table
 
@@ -67,8 +67,7 @@ def save_aion(folder: str | Path, model: Omni) -> None:
 
 def read_config(folder: Path) -> OmniConfig:
     """The configuration in a folder. Raises FileNotFoundError or ValueError."""
-    if folder.suffix in PICKLES and folder.is_file():
-        raise ValueError(_pickled(folder))
+    refuse_pickles(folder)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give the folder that holds it and its config.json")
     path = folder / "config.json"
@@ -78,18 +77,12 @@ def read_config(folder: Path) -> OmniConfig:
     return OmniConfig.from_dict(read_json(path, REMEDY), str(path))
 
 
-def _pickled(path: Path) -> str:
-    return f"{path} is a pickle, which runs whatever code is in it when it is opened; use {WEIGHTS} of the same model: {REMEDY}"
-
-
 def _weight_files(folder: Path) -> list[Path]:
     """The file or files with the tensors."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     index = folder / INDEX
     if not index.is_file():
-        if pickles := sorted(p for p in folder.iterdir() if p.suffix in PICKLES):
-            raise ValueError(_pickled(pickles[0]))
         raise FileNotFoundError(f"{folder} is not an AION-1 model: it has neither {WEIGHTS} nor {INDEX}; {REMEDY}")
     places = read_json(index, REMEDY).get("weight_map")
     names = sorted(set(places.values()), key=str) if isinstance(places, dict) else []

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from engine.checkpoints.omni import OmniBundle
 from engine.checkpoints.tensors import read_tensors
-from engine.model_files import SHIPPED, checksum, read_json
+from engine.model_files import SHIPPED, checksum, read_json, refuse_pickles
 from engine.models import AstroClip, AstroClipConfig
 from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
 from engine.models.processor import fast_bfloat16
@@ -61,9 +61,10 @@ def load(folder: str | Path | None = None) -> Bundle | OmniBundle:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """What is in a folder's config.json. Raises FileNotFoundError, or ValueError if it is not JSON."""
+    """What is in a folder's config.json. Raises FileNotFoundError, or ValueError if it is not JSON or there is but a pickle."""
     path = folder / "config.json"
     if not path.is_file():
+        refuse_pickles(folder)
         raise FileNotFoundError(f"{folder} is not a model: it has no config.json; train one with `omnisky train`")
     return read_json(path)
 

@@ -34,7 +34,7 @@ from engine.codecs import (
 )
 from engine.codecs.quantizers import Table
 from engine.modalities import AION
-from engine.model_files import PICKLES, read_json
+from engine.model_files import read_json, refuse_pickles
 
 Config = Mapping[str, Any]
 
@@ -62,14 +62,11 @@ def load_codec(folder: str | Path) -> Codec:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json, once it is sure that there are tensors to go with it."""
+    refuse_pickles(folder)
     if folder.is_file() or not folder.is_dir():
         what = "a file" if folder.is_file() else "not there"
         raise FileNotFoundError(f"{folder} is {what}; give the folder that holds config.json and model.safetensors")
     if not (folder / "model.safetensors").is_file():
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
-        if pickles:
-            raise ValueError(f"{folder} holds {', '.join(pickles)} and no model.safetensors; a pickle can run any code when it "
-                             "is opened, so it is not read: convert it to safetensors first")
         inside = sorted(p.parent.relative_to(folder).as_posix() for p in folder.glob("**/model.safetensors"))
         hint = f"; its folders {', '.join(inside)} do" if inside else ""
         raise FileNotFoundError(f"{folder} has no model.safetensors{hint}")

@@ -49,6 +49,8 @@ class Codecs(Mapping[str, Codec]):
         self._checksums: dict[Path, str] = {}
 
     def __getitem__(self, key: str) -> Codec:
+        if key not in self._folders:
+            raise KeyError(f"there is no codec of {key!r}; there are {', '.join(self) or 'none'}")
         folder = self._folders[key]
         if folder not in self._loaded:
             self._loaded[folder] = load_codec(folder)
@@ -126,13 +128,18 @@ class OmniBundle:
         return tuple(key for key, m in self.modalities.items() if key in self.codecs
                      and (m.kind in ("image", "spectrum", "coefficients") or key.startswith(("tok_flux_", "tok_mag_"))))
 
-    def tokenize(self, objects: Sequence[SkyObject], inputs: Sequence[str] | None = None
+    def tokenize(self, objects: Sequence[SkyObject], inputs: str | Sequence[str] | None = None
                  ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Ids (B, n) and hidden (B, n), True where an object lacks it, of the inputs that any of the objects has.
 
         inputs: token keys; None: `measured`. An object that a codec refuses is taken to lack that input, with a
         `CodecWarning`. Raises KeyError for an input that the model or its folder of codecs does not have.
         """
+        from engine.objects import SkyObject
+
+        for o in objects:
+            if not isinstance(o, SkyObject):
+                raise TypeError(f"tokens are made of SkyObjects, got {type(o).__name__}")
         tokens, hidden = {}, {}
         for key in self.checked(inputs):
             rows, ids = self.ids(key, objects)
@@ -140,14 +147,15 @@ class OmniBundle:
                 tokens[key], hidden[key] = spread(rows, ids, len(objects))
         return tokens, hidden
 
-    def checked(self, inputs: Sequence[str] | None) -> tuple[str, ...]:
+    def checked(self, inputs: str | Sequence[str] | None) -> tuple[str, ...]:
         """The inputs, `measured` for None. Raises KeyError for one that the model or its folder of codecs does not have."""
         if inputs is None:
             return self.measured
+        inputs = (inputs,) if isinstance(inputs, str) else inputs
         for key in inputs:
             if key not in self.codecs:
                 why = "no codec in its folder" if key in self.modalities else "no such input"
-                raise KeyError(f"{key!r}: {self.folder.name} has {why}; it has {', '.join(self.codecs)}")
+                raise KeyError(f"{key!r}: {self.folder.name} has {why}; it has {', '.join(self.codecs) or 'none'}")
         return tuple(dict.fromkeys(inputs))
 
     def ids(self, key: str, objects: Sequence[SkyObject], quick: bool = False) -> tuple[list[int], Tensor]:
@@ -177,7 +185,7 @@ class OmniBundle:
                     warnings.warn(f"{o.id} goes without {key}: {error}", CodecWarning, stacklevel=4)
             return rows, torch.cat(ids) if ids else torch.empty(0, 0, dtype=torch.long)
 
-    def embed(self, objects: Sequence[SkyObject], inputs: Sequence[str] | None = None, pool: Pool = "balanced") -> Any:
+    def embed(self, objects: Sequence[SkyObject], inputs: str | Sequence[str] | None = None, pool: Pool = "balanced") -> Any:
         """Vectors (B, dim) float32 of objects, NaN for one that has none of the inputs (see `tokenize`).
 
         pool: "mean" of all real tokens; "balanced", the mean within each modality first, then over modalities, so that 273
@@ -188,6 +196,12 @@ class OmniBundle:
             raise ValueError(f"pool is {pool!r}; it must be mean, balanced or none")
         tokens, hidden = self.tokenize(list(objects), inputs)
         if pool == "none":
+            shown = torch.zeros(len(objects), dtype=torch.bool)
+            for mask in hidden.values():
+                shown |= ~mask.all(1)
+            if bare := [o.id for o, has_some in zip(objects, shown.tolist(), strict=True) if not has_some]:
+                raise ValueError(f"{', '.join(bare[:3])} {'has' if len(bare) == 1 else 'have'} none of the inputs "
+                                 f"{', '.join(self.checked(inputs))}; leave out what has no tokens")
             return read(self.model, tokens, hidden, slice(None))
         return self.pooled(self.model, tokens, hidden, len(objects), pool)
 

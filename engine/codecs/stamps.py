@@ -75,6 +75,10 @@ def stamp_of(obj: SkyObject, field: Field, resample: bool) -> tuple[Array, tuple
         raise KeyError(f"object {obj.id} has no image of {field.survey}; it has "
                        f"{', '.join(str(i.survey) for i in obj.images) or 'none'}" +
                        (" (resample=True brings them to it)" if obj.images else ""))
+    named = {survey for b in image.bands for survey, prefix in PREFIX.items() if b.startswith(prefix)}
+    if len(named) > 1:
+        raise ValueError(f"the image of object {obj.id} has bands of two surveys, {', '.join(image.bands)}; give each survey "
+                         "an image of its own")
     channels = adapt_inputs.channels_of(image, field)
     if image.survey == field.survey and len(channels) < len(image.bands):
         unknown = [b for b in image.bands if b not in field.bands]

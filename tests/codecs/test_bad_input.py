@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_codecs import CONFIGS, written
@@ -15,7 +16,7 @@ from small_codecs import CONFIGS, written
 from engine import checkpoints, demo_sky, jobs
 from engine.checkpoints import load_codec, save_aion
 from engine.models.omni import Omni, OmniConfig
-from engine.objects import SkyObject
+from engine.objects import Image, SkyObject
 from engine.store import Store
 
 DOMAINS = ("tok_image", "tok_spectrum_desi", "tok_flux_g")
@@ -113,3 +114,33 @@ def test_ids_that_a_codec_does_not_have_are_named(codecs: dict[str, Any], name: 
     if n is not None:
         with pytest.raises(ValueError, match=rf"{n}.*shape \(2, {n - 1}\)"):
             getattr(codec, read)(good[:, 1:], **bands)
+
+
+def test_a_pickle_alone_is_refused_as_one(whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    pickled(tmp_path / "bare" / "pytorch_model.bin")
+    for load in (checkpoints.load, checkpoints.load_aion, load_codec):
+        for path in (tmp_path / "bare", tmp_path / "bare" / "pytorch_model.bin"):
+            with pytest.raises(ValueError, match=r"pytorch_model\.bin is a pickle, .* use model\.safetensors"):
+                load(path)
+
+
+def test_what_a_bundle_is_asked_for_is_named(whole: Path, tmp_path: Path) -> None:
+    bundle, good = checkpoints.load(whole / "model"), next(iter(demo_sky.objects(3, 0, 1)))
+    assert isinstance(bundle, checkpoints.OmniBundle)
+    with pytest.raises(ValueError, match="bare has none of the inputs tok_image"):
+        bundle.embed([good, SkyObject("bare")], ["tok_image"], pool="none")
+    with pytest.raises(KeyError, match="there is no codec of 'tok_ebv'; there are tok_image, "):
+        bundle.codecs["tok_ebv"]
+    with pytest.raises(TypeError, match="SkyObjects, got float"):
+        bundle.embed([1.0])  # type: ignore[list-item]
+    assert bundle.embed([good], "tok_image").shape == (1, 16)
+    shutil.copytree(whole / "model", tmp_path / "model", ignore=shutil.ignore_patterns("codecs"))
+    with pytest.raises(ValueError, match="has no codecs of images or spectra, so it makes no vectors"):
+        list(jobs.embed(shutil.copytree(whole / "a.sky", tmp_path / "a.sky"), tmp_path / "model"))
+
+
+def test_an_image_of_two_surveys_is_refused(codecs: dict[str, Any]) -> None:
+    image = Image(np.ones((2, 96, 96), np.float32), ("DES-G", "HSC-R"), "legacy", pixel_scale=0.262)
+    with pytest.raises(ValueError, match="the image of object odd has bands of two surveys, DES-G, HSC-R"):
+        codecs["image"].encode(SkyObject("odd", images=(image,)))

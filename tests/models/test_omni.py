@@ -466,6 +466,7 @@ def test_files_that_are_refused(folder: Path, tmp_path: Path) -> None:
     for what in (folder, folder / "pytorch_model.bin"):
         with pytest.raises(ValueError, match=r"pytorch_model\.bin is a pickle, .*use model\.safetensors"):
             load_aion(what)
+    (folder / "pytorch_model.bin").unlink()
     with pytest.raises(ValueError, match=r"config\.json is a file; give the folder"):
         load_aion(folder / "config.json")
     for content, message in (("{", "damaged or not JSON"), ("[1]", "holds a list"), ('{"dim": 3}', "missing act_layer")):
