@@ -97,7 +97,7 @@ RECIPES: dict[str, OmniRecipe] = {r.name: r for r in (
     OmniRecipe("tiny", 32, 1, 1, 2, Budgets((8, 16), 8), batch=16, steps=40, rate=3e-3, warmup=0.1, average=0.9, threads=1,
                bfloat16=False, validation=0.1, validated=64, report_every=10, checkpoint_every=10),
     OmniRecipe("small", 192, 5, 4, 3, DEMO, rate=1.2e-3, flat=0.68, steps=40_000),
-    OmniRecipe("base", 768, 12, 12, 12, **_published, pieces=16),  # type: ignore[arg-type]
+    OmniRecipe("base", 768, 12, 12, 12, **_published, pieces=32),  # type: ignore[arg-type]
     OmniRecipe("large", 1024, 24, 24, 16, **_published, pieces=32, recompute=True),  # type: ignore[arg-type]
     OmniRecipe("xlarge", 2048, 24, 24, 32, **_published, pieces=64, recompute=True),  # type: ignore[arg-type]
 )}
