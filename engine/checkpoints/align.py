@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +21,13 @@ from engine.checkpoints.tensors import map_tensors, misfits, write_tensors
 from engine.model_files import checksum, read_json
 from engine.models.align import AlignConfig, AlignHead
 from engine.models.omni import Omni
-from engine.patches import WIDEST, Reduction
+
+if TYPE_CHECKING:
+    from engine.patches import Reduction
 
 KIND, FORMAT = "omnisky-align", 1
 BATCH = 32
+REDUCTION = ("mean", "basis", "scale")
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,18 @@ def contexts(model: Omni, key: str, ids: Tensor) -> NDArray[np.float32]:
 
 def whitened(steps: NDArray[np.int8]) -> Tensor:
     """What the head reads of a reduced token: coordinates in standard deviations."""
+    from engine.patches import WIDEST  # not at the top: that room reads skies, and this one is needed on bare nodes
+
     return torch.from_numpy(steps.astype(np.float32)) * (WIDEST / 127)
 
 
 def save_alignment(folder: Path, made: Alignment) -> None:
+    """Write it; config.json comes last and is what makes it count."""
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)  # first, so that an old one never vouches for new tensors
     tensors = {name: value.detach() for name, value in made.head.state_dict().items()}
     for key, reduction in made.reductions.items():
-        tensors |= {f"reduction.{key}.{name}": torch.from_numpy(value) for name, value in asdict(reduction).items()}
+        tensors |= {f"reduction.{key}.{name}": torch.from_numpy(getattr(reduction, name)) for name in REDUCTION}
     write_tensors(folder / "model.safetensors", tensors)
     config = {"kind": KIND, "format": FORMAT, "head": asdict(made.head.config), "about": dict(made.about)}
     (folder / "config.json.part").write_text(json.dumps(config, indent=1) + "\n")
@@ -98,12 +105,14 @@ def load_alignment(folder: Path) -> Alignment:
     tensors = map_tensors(path)
     parts = {name: value for name, value in tensors.items() if name.startswith("reduction.")}
     keys = [key for inputs in sizes["inputs"].values() for key in inputs]
-    expected = {f"reduction.{key}.{f.name}" for key in keys for f in fields(Reduction)}
+    expected = {f"reduction.{key}.{name}" for key in keys for name in REDUCTION}
     wrong = misfits({n: v for n, v in tensors.items() if n not in parts}, head.state_dict())
     wrong += [f"missing {name}" for name in sorted(expected - set(parts))]
     wrong += [f"unexpected {name}" for name in sorted(set(parts) - expected)]
     if wrong:
         raise ValueError(f"{path} does not fit its config.json: {'; '.join(wrong)}; {remedy}")
     head.load_state_dict({n: v for n, v in tensors.items() if n not in parts})
-    reductions = {key: Reduction(*(parts[f"reduction.{key}.{f.name}"].numpy() for f in fields(Reduction))) for key in keys}
+    from engine.patches import Reduction
+
+    reductions = {key: Reduction(*(parts[f"reduction.{key}.{name}"].numpy() for name in REDUCTION)) for key in keys}
     return Alignment(head.eval().requires_grad_(False), reductions, config.get("about", {}), checksum(path))
