@@ -124,6 +124,10 @@ class CompactImageCodec(nn.Module):
         self.encoder = nn.Sequential(*(Block(c.width) for _ in range(c.blocks)))
         self.norm = nn.GroupNorm(8, c.width)
         self.to_code = nn.Linear(c.width, self.quantizer.channels)
+        # Colours belong to the whole stamp: every token says a part of them, one that depends on where it stands.
+        whole = c.side**2 * self.quantizer.channels
+        self.colours_in = nn.Parameter(torch.randn(whole, bands, len(c.apertures)) * 0.1)
+        self.colours_out = nn.Linear(whole, c.width)
         self.from_code = nn.Linear(self.quantizer.channels, c.width)
         self.survey = nn.Parameter(torch.randn(len(SURVEYS), c.width) * 0.1)  # tells the decoder whose pixels are wanted
         self.decoder = nn.Sequential(*(Block(c.width) for _ in range(c.blocks)))
@@ -174,13 +178,16 @@ class CompactImageCodec(nn.Module):
         with torch.autocast(flux.device.type, enabled=False):
             told = torch.einsum("bca,wca->bw", colours, self.light_in[:, channels]) + given.float() @ self.given[channels]
             x = F.conv2d(patches, self.pixels_in[:, channels].flatten(1)[..., None, None]) + told[..., None, None]
+            parts = torch.einsum("bca,wca->bw", colours, self.colours_in[:, channels])
         x = self.norm(self.encoder(x).float())
-        return self.to_code(x.permute(0, 2, 3, 1)).float()
+        z = self.to_code(x.permute(0, 2, 3, 1)).float()
+        return z + parts.view_as(z)
 
     def shares_of(self, codes: Tensor, survey: str) -> Tensor:
         """Codes (B, S, S, D) in [-1, 1] -> flux of all the survey's bands as a share of the brightness, (B, C, N, N)."""
         channels, c = CHANNELS[survey], self.config
-        x = (self.from_code(codes) + self.survey[SURVEYS.index(survey)]).float().permute(0, 3, 1, 2)
+        whole = self.colours_out(codes.flatten(1)) + self.survey[SURVEYS.index(survey)]
+        x = (self.from_code(codes) + whole[:, None, None]).float().permute(0, 3, 1, 2)
         x = self.decoder(x.contiguous(memory_format=torch.channels_last)).float()
         weight, bias = self.pixels_out[channels].flatten(0, 1), self.pixels_bias[channels].flatten()
         with torch.autocast(x.device.type, enabled=False):

@@ -22,8 +22,8 @@ class CodecRecipe:
     model: None for scalars, whose tables are counted, not trained. objects: index 0 to objects - 1 of the sky with this seed;
     validation: further ones, for the curve and the figures. legacy, desi: how often a batch is of this survey or spectrograph;
     drop_some: the share of objects that bands are left out of, drop: each band's chance then. photometry: weight of the loss
-    of fluxes in apertures; floor: error of a spectrum's pixel that counts at least, as a share of its mean flux. entries: of a
-    scalar's table.
+    of fluxes in apertures, reach: of latents that are too large; floor: error of a spectrum's pixel that counts at least, as a
+    share of its mean flux. entries: of a scalar's table.
     """
 
     kind: Kind
@@ -42,6 +42,7 @@ class CodecRecipe:
     drop_some: float = 0.3
     drop: float = 0.4
     photometry: float = 0.3
+    reach: float = 0.02
     desi: float = 0.7
     floor: float = 0.03
     entries: int = 1024

@@ -35,6 +35,7 @@ from engine.train.optim import adamw, rate_at
 RENDERING = 0.1  # the share of a run's progress that the cache takes
 RADII = (1.0, 2.0, 4.0, 8.0)  # arcsec, of the apertures whose flux must be right
 HELD_OUT = 128  # objects that the curve looks at
+REACH = 1.5  # of latents before they are rounded; tanh(1.5) = 0.905
 BRIGHTEST = 3.2  # log10 of the highest level of a spectrum, 1e-17 erg/s/cm2/A
 Losses = tuple[Tensor, dict[str, Tensor], Tensor]  # what to minimise, its parts, the ids
 
@@ -112,7 +113,9 @@ def image_losses(codec: CompactImageCodec, batch: Images, recipe: CodecRecipe) -
     pixels = F.mse_loss(codec.pressed(share), codec.pressed(truth))
     ours, theirs = (asinh(light(x, RADII, batch.survey) / COLOUR) for x in (share, truth))
     fluxes = F.smooth_l1_loss(ours, theirs, beta=0.02)
-    return pixels + recipe.photometry * fluxes, {"pixels": pixels, "fluxes": fluxes}, codec.quantizer.encode(z.detach())
+    beyond = F.relu(z.abs() - REACH).square().mean()  # where tanh is flat nothing is learned any more
+    return (pixels + recipe.photometry * fluxes + recipe.reach * beyond,
+            {"pixels": pixels, "fluxes": fluxes, "beyond": beyond}, codec.quantizer.encode(z.detach()))
 
 
 def spectrum_losses(codec: SpectrumCodec, batch: Spectra, recipe: CodecRecipe) -> Losses:
