@@ -71,7 +71,7 @@ class TokenData:
                                zip(skies, reach, self.starts[:-1], strict=True)])
         out = hashed(rows, SPLIT_SALT) < validation
         if cells is not None:
-            cell = np.concatenate(cells)[rows]
+            cell = np.concatenate([some[:n] for some, n in zip(cells, reach, strict=True)])[rows]
             out = np.where(cell < 0, out, hashed(np.maximum(cell, 0) >> (2 * CELL), CELL_SALT) < validation)
         self.train, self.held_out = rows[~out], rows[out]
         if len(self.train) < batch:

@@ -31,7 +31,7 @@ from engine.train.masking import Budgets, Chosen, Layout, _places, choose
 from engine.train.omni_recipes import RECIPES, OmniRecipe, check_memory, chosen, estimate
 from engine.train.omni_step import MaskedOmni, compact, weights
 from engine.train.optim import adamw_omni, average, rate_at
-from engine.train.token_data import TokenData, hashed, tokens_of
+from engine.train.token_data import TokenData, cells_of, hashed, tokens_of
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "goldens" / "omni_losses.json"
@@ -376,6 +376,23 @@ def test_pieces_of_sky_are_held_out_whole(place: Path) -> None:
     place_of = np.concatenate([number, number])
     out, kept = (set((place_of[rows][place_of[rows] >= 0] >> 46).tolist()) for rows in (some.held_out, some.train))
     assert out and kept and not out & kept
+
+
+def test_a_run_may_hold_out_pieces_of_sky(place: Path, tmp_path: Path) -> None:
+    from astropy.coordinates import SkyCoord
+
+    from engine.objects import SkyObject
+    from engine.store import Store
+
+    sky = np.random.default_rng(2).uniform(0, 60, (200, 2))
+    positions = [SkyCoord(*place_, unit="deg") if i % 5 else None for i, place_ in enumerate(sky)]
+    things = [SkyObject(f"o{i}", position) for i, position in enumerate(positions)]
+    Store.create(tmp_path / "toy.sky").append(things, ["f"] * len(things))
+    toy_sky(tmp_path / "toy.sky", place / "codecs-of")
+    cells = cells_of(tmp_path / "toy.sky")
+    assert cells.shape == (200,) and ((cells < 0) == [p is None for p in positions]).all()
+    recipe = replace(RECIPE, split="positions", steps=2)
+    assert "held_out" in next(omni.run(recipe, [tmp_path / "toy.sky"], place / "codecs-of", tmp_path / "out")).preview
 
 
 def test_ids_that_the_model_does_not_have_are_named(place: Path) -> None:
