@@ -113,9 +113,8 @@ def image_losses(codec: CompactImageCodec, batch: Images, recipe: CodecRecipe) -
     pixels = F.mse_loss(codec.pressed(share), codec.pressed(truth))
     ours, theirs = (asinh(light(x, RADII, batch.survey) / COLOUR) for x in (share, truth))
     fluxes = F.smooth_l1_loss(ours, theirs, beta=0.02)
-    beyond = F.relu(z.abs() - REACH).square().mean()  # where tanh is flat nothing is learned any more
-    return (pixels + recipe.photometry * fluxes + recipe.reach * beyond,
-            {"pixels": pixels, "fluxes": fluxes, "beyond": beyond}, codec.quantizer.encode(z.detach()))
+    loss = pixels + recipe.photometry * fluxes + recipe.reach * beyond(z)
+    return loss, {"pixels": pixels, "fluxes": fluxes}, codec.quantizer.encode(z.detach())
 
 
 def spectrum_losses(codec: SpectrumCodec, batch: Spectra, recipe: CodecRecipe) -> Losses:
@@ -134,7 +133,7 @@ def spectrum_losses(codec: SpectrumCodec, batch: Spectra, recipe: CodecRecipe) -
     weight = ivar / (1 + ivar * (recipe.floor * norm) ** 2)
     chi2 = weight * (flux - truth) ** 2
     chi = ((1 + chi2).sqrt() - 1).sum() / (ivar > 0).sum()
-    return chi, {"chi2": chi2.detach().sum() / (ivar > 0).sum()}, codec.quantizer.encode(z.detach())
+    return chi + recipe.reach * beyond(z), {"chi2": chi2.detach().sum() / (ivar > 0).sum()}, codec.quantizer.encode(z.detach())
 
 
 def field_losses(codec: SegmentationCodec, field: Tensor, recipe: CodecRecipe) -> Losses:
@@ -142,7 +141,13 @@ def field_losses(codec: SegmentationCodec, field: Tensor, recipe: CodecRecipe) -
     z = codec.to_code(codec.encoder(field[:, None])).float().permute(0, 2, 3, 1)
     drawn = codec.decoder(codec.from_code(codec.quantizer.through(z).permute(0, 3, 1, 2)))[:, 0].float()
     error = (drawn.sigmoid() - field).detach().square().mean()
-    return F.binary_cross_entropy_with_logits(drawn, field), {"squares": error}, codec.quantizer.encode(z.detach())
+    loss = F.binary_cross_entropy_with_logits(drawn, field) + recipe.reach * beyond(z)
+    return loss, {"squares": error}, codec.quantizer.encode(z.detach())
+
+
+def beyond(z: Tensor) -> Tensor:
+    """How far latents lie where tanh is flat, so that nothing is learned from them any more."""
+    return F.relu(z.abs() - REACH).square().mean()
 
 
 LOSSES: dict[str, Callable[..., Losses]] = {"image": image_losses, "spectrum": spectrum_losses, "segmap": field_losses}
