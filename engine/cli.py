@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine import __version__
-from engine.console import DATA_ERROR, USAGE_ERROR, follow, one_sentence, report, table
+from engine import __version__, cli_train
+from engine.console import DATA_ERROR, USAGE_ERROR, Json, Verbose, follow, one_sentence, report, table
 
 if TYPE_CHECKING:
     from engine.search import Neighbours
@@ -27,11 +27,7 @@ app = typer.Typer(
     "Your own files: `omnisky ingest my.sky FILES`, then `embed`, `map` and `index`. "
     "Long work can be stopped with Ctrl-C at any time; the same command goes on.",
 )
-
-
-def _verbose(value: bool) -> None:
-    if value:
-        logging.getLogger().setLevel(logging.INFO)
+app.add_typer(cli_train.app, name="train")
 
 
 def _version(value: bool) -> None:
@@ -44,8 +40,6 @@ SkyFolder = Annotated[Path, typer.Argument(help="The sky: a folder that ends in 
 Model = Annotated[Path | None, typer.Option(help="Folder of the model; without it, the one that is shipped.")]
 Inputs = Annotated[str | None, typer.Option(help="Token keys such as tok_image,tok_z: what the model reads of an object.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Tokens in half the time; some 7 of 100 differ from the exact ones.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for scripts.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more; tracebacks of errors.")]
 
 
 @app.callback()
@@ -236,36 +230,25 @@ def _answer(sky: Sky, id: str, found: Neighbours, json: bool) -> None:
         typer.echo(f"{found.dropped} left out as the same thing seen again (--all keeps them)", err=True)
 
 
-@app.command(epilog="Example: omnisky train astroclip-demo --out runs/astroclip-demo")
-def train(
-    recipe: Annotated[str, typer.Argument(help="astroclip-demo, or tiny for a first try.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; without it, runs/RECIPE.")] = None,
-    json: Json = False,
-    verbose: Verbose = False,
-) -> None:
-    """Train a model on the simulated sky. Run again to go on from the last checkpoint; OUT/model is the result."""
-    from engine.train import RECIPES, run
-
-    if recipe not in RECIPES:
-        raise typer.BadParameter(f"{recipe!r} is not a recipe we know; choose one of {', '.join(RECIPES)}", param_hint="RECIPE")
-    with one_sentence():
-        follow(run(recipe, out or Path("runs") / recipe), json, curve="loss")
-
-
-@app.command(epilog="Example: omnisky evaluate --model runs/astroclip-demo/model --json")
+@app.command(epilog="Example: omnisky evaluate --model runs/omni-small/model --objects 500 --json")
 def evaluate(
+    shipped: Annotated[str | None, typer.Argument(help="demo: the model that is shipped, as without it.", metavar="[demo]")] = None,
     model: Model = None,
     objects: Annotated[int, typer.Option(min=100, help="Test objects, none of which was ever trained on.")] = 1000,
-    database: Annotated[int, typer.Option(min=100, help="Further objects with known redshifts.")] = 4000,
+    database: Annotated[int | None, typer.Option(min=100, help="Further objects with known redshifts.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sky they are taken from.")] = 2027,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure retrieval and redshifts on a simulated sky of its own, beside plain baselines (takes some minutes)."""
-    from engine.evaluate import astroclip
+    """Measure a model on a simulated sky of its own, beside plain baselines (takes some minutes)."""
+    from engine import evaluate as tables
 
+    if shipped not in (None, "demo") or (shipped and model):
+        raise typer.BadParameter("evaluate demo, or evaluate --model FOLDER", param_hint="demo")
     with one_sentence():
-        typer.echo(astroclip(model, objects, seed, json, database))
+        done = follow(tables.run(model, objects, database, seed))
+        if done is not None:
+            typer.echo(tables.as_json(done.preview) if json else tables.written(done.preview))
 
 
 @app.command(epilog="Example: omnisky export my.sky --hats my-catalogue")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,15 @@ from engine.steps import Step
 
 DATA_ERROR, USAGE_ERROR, STOPPED = 1, 2, 130
 BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+def _verbose(value: bool) -> None:
+    if value:
+        logging.getLogger().setLevel(logging.INFO)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, for scripts.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_verbose, help="Say more; tracebacks of errors.")]
 
 
 def follow(steps: Iterator[Step], as_json: bool = False, curve: str | None = None) -> Step | None:

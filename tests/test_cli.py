@@ -20,7 +20,8 @@ from engine.cli import app
 from engine.console import sparkline
 from engine.store import Store
 
-VERBS = ("ingest", "simulate", "embed", "index", "map", "near", "train", "evaluate", "export", "download", "doctor")
+VERBS = ("ingest", "simulate", "embed", "index", "map", "near", "evaluate", "export", "download", "doctor")
+TRAINED = ("codec", "tokens", "omni", "astroclip-demo", "tiny")
 
 
 PLAIN = {"COLUMNS": "100", "NO_COLOR": "1"}
@@ -44,13 +45,13 @@ def test_the_module_is_the_command() -> None:
 def test_help_names_every_verb() -> None:
     done = omnisky("--help")
     assert done.returncode == 0
-    for verb in VERBS:
+    for verb in (*VERBS, "train"):
         assert f" {verb} " in done.stdout
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", (*VERBS, *(f"train {what}" for what in TRAINED)))
 def test_each_verb_explains_itself(verb: str) -> None:
-    done = omnisky(verb, "--help")
+    done = omnisky(*verb.split(), "--help")
     assert done.returncode == 0 and "Usage:" in done.stdout and f"Example: omnisky {verb} " in done.stdout
     assert "--json" in done.stdout and "--verbose" in done.stdout
 

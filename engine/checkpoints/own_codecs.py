@@ -13,6 +13,8 @@ from torch import Tensor
 
 from engine.checkpoints.tensors import read_tensors, write_tensors
 from engine.codecs import (
+    CatalogCodec,
+    CatalogConfig,
     Codec,
     CompactConfig,
     CompactImageCodec,
@@ -27,7 +29,8 @@ from engine.codecs.quantizers import Table
 
 OURS: dict[str, tuple[Callable[[Any], Codec], Callable[..., Any]]] = {
     "compact": (CompactImageCodec, CompactConfig), "spectrum": (SpectrumCodec, SpectrumConfig),
-    "segmentation": (SegmentationCodec, SegmentationConfig), "scalar": (ScalarCodec, ScalarConfig)}
+    "segmentation": (SegmentationCodec, SegmentationConfig), "scalar": (ScalarCodec, ScalarConfig),
+    "catalog": (CatalogCodec, CatalogConfig)}
 
 
 def save_codec(folder: str | Path, codec: Codec, trained: Mapping[str, Any]) -> None:

@@ -162,10 +162,15 @@ class CodecSource:
         """Objects that are never trained on."""
         return np.arange(self.recipe.objects, self.recipe.objects + min(most, self.recipe.validation))
 
-    def images(self, step: int) -> Images:
-        """The batch of one step: one survey, turned and flipped, with some bands left out."""
+    def images(self, step: int) -> list[Images]:
+        """The batches of one step, one a survey: objects turned and flipped, of some of them bands left out."""
         rows, generator = self.rows_of(step), self._generator(step)
-        survey = "legacy" if float(torch.rand(1, generator=generator)) < self.recipe.legacy else "hsc"
+        rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
+        first = round(self.recipe.legacy * len(rows))
+        parts = zip(SURVEYS, (rows[:first], rows[first:]), strict=True)
+        return [self._images(survey, np.sort(some), generator) for survey, some in parts if len(some)]
+
+    def _images(self, survey: str, rows: np.ndarray[Any, Any], generator: torch.Generator) -> Images:
         stamps = {name: self.read(name, rows) for name in (survey, f"{survey}_truth")}
         stamps = turn(stamps, torch.randperm(len(rows), generator=generator))
         flux, truth = stamps[survey], stamps[f"{survey}_truth"]
@@ -179,10 +184,10 @@ class CodecSource:
         flux = self.read(survey, rows)
         return Images(survey, flux, self.read(f"{survey}_truth", rows), torch.ones(flux.shape[:2], dtype=torch.bool))
 
-    def spectra(self, step: int) -> Spectra:
+    def spectra(self, step: int) -> list[Spectra]:
         """The batch of one step, of one spectrograph."""
         desi = float(torch.rand(1, generator=self._generator(step))) < self.recipe.desi
-        return self._spectra("desi" if desi else "sdss", self.rows_of(step))
+        return [self._spectra("desi" if desi else "sdss", self.rows_of(step))]
 
     def held_out_spectra(self, name: str, most: int) -> Spectra:
         return self._spectra(name, self.held_out(most))
@@ -193,10 +198,10 @@ class CodecSource:
         wavelength = 3600 + 0.8 * torch.arange(n, dtype=torch.float64) if name == "desi" else sdss_wavelength(n)
         return Spectra(flux, ivar, truth, wavelength.float())
 
-    def fields(self, step: int) -> Tensor:
+    def fields(self, step: int) -> list[Tensor]:
         """(B, N, N) from 0 to 1: the maps of one step, turned and flipped."""
         field = self.read("field", self.rows_of(step))[:, None] / 255
-        return turn({"field": field}, torch.randperm(len(field), generator=self._generator(step)))["field"][:, 0]
+        return [turn({"field": field}, torch.randperm(len(field), generator=self._generator(step)))["field"][:, 0]]
 
     def held_out_fields(self, most: int) -> Tensor:
         """Those of them with a bar or arms; all if there is none."""

@@ -20,10 +20,10 @@ class CodecRecipe:
     """One run on the simulated sky.
 
     model: None for scalars, whose tables are counted, not trained. objects: index 0 to objects - 1 of the sky with this seed;
-    validation: further ones, for the curve and the figures. legacy, desi: how often a batch is of this survey or spectrograph;
-    drop_some: the share of objects that bands are left out of, drop: each band's chance then. photometry: weight of the loss
-    of fluxes in apertures, reach: of latents that are too large; floor: error of a spectrum's pixel that counts at least, as a
-    share of its mean flux. entries: of a scalar's table.
+    validation: further ones, for the curve and the figures. legacy: the share of a batch that is of this survey; desi: how
+    often a batch is of this spectrograph; drop_some: the share of objects that bands are left out of, drop: each band's chance
+    then. photometry: weight of the loss of fluxes in apertures, reach: of latents that are too large; floor: error of a
+    spectrum's pixel that counts at least, as a share of its mean flux. entries: of a scalar's table.
     """
 
     kind: Kind
@@ -33,7 +33,7 @@ class CodecRecipe:
     objects: int = 16384
     validation: int = 512
     batch: int = 64
-    steps: int = 5000
+    steps: int = 3000
     rate: float = 1.5e-3
     warmup: int = 200
     decay: float = 0.01
@@ -46,7 +46,7 @@ class CodecRecipe:
     desi: float = 0.7
     floor: float = 0.03
     entries: int = 1024
-    threads: int = 2
+    threads: int = 1  # two codecs side by side, a thread each, take less time than one after the other
     bfloat16: bool = True
     report_every: int = 100
     checkpoint_every: int = 100
@@ -72,14 +72,14 @@ TINY_SPECTRUM = replace(SPECTRUM, encoder_depths=(1,) * 5, encoder_widths=(8, 8,
                         decoder_widths=(16, 8, 8, 8, 1), width=16)
 
 DEMO: dict[Kind, CodecRecipe] = {
-    "image": CodecRecipe("image", "demo", CompactConfig()),
-    "spectrum": CodecRecipe("spectrum", "demo", SPECTRUM, batch=32, steps=4000, rate=1e-3, decay=0.05),
-    "segmap": CodecRecipe("segmap", "demo", SEGMAP, objects=8192, steps=2000, rate=1e-3),
+    "image": CodecRecipe("image", "demo", CompactConfig(), rate=6e-4),
+    "spectrum": CodecRecipe("spectrum", "demo", SPECTRUM, batch=32, steps=2500, rate=1e-3, decay=0.05),
+    "segmap": CodecRecipe("segmap", "demo", SEGMAP, objects=8192, steps=1200, rate=1e-3),
     "scalars": CodecRecipe("scalars", "demo", objects=16384, steps=0),
 }
 TINY: dict[Kind, CodecRecipe] = {
     kind: replace(recipe, name="tiny", model=model, objects=64, validation=16, batch=16, steps=min(12, recipe.steps), warmup=3,
-                  threads=1, bfloat16=False, report_every=1, checkpoint_every=4, entries=32)
+                  bfloat16=False, report_every=1, checkpoint_every=4, entries=32)
     for (kind, recipe), model in zip(DEMO.items(), (CompactConfig(width=32, blocks=1), TINY_SPECTRUM,
                                                     replace(SEGMAP, width=16, decoder_width=16, hidden=8), None), strict=True)}
 RECIPES = {"demo": DEMO, "tiny": TINY}

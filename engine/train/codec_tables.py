@@ -1,4 +1,4 @@
-"""Tables of scalars: quantiles of the simulated catalogue, and redshift in equal steps of ln(1 + z)."""
+"""Tables of numbers: quantiles of the simulated catalogue, and redshift in equal steps of ln(1 + z)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from engine import checkpoints
-from engine.codecs import ScalarCodec, ScalarConfig
+from engine.codecs import CatalogCodec, CatalogConfig, ScalarCodec, ScalarConfig
+from engine.codecs.catalog import COLUMNS
 from engine.modalities import AION, Modality
 from engine.train.codec_data import CodecSource
 from engine.train.codec_recipes import CodecRecipe
@@ -20,7 +21,8 @@ HIGHEST_REDSHIFT = 6.0
 
 
 def fit(recipe: CodecRecipe, source: CodecSource, folder: Path) -> dict[str, Any]:
-    """Write a codec of every scalar that the sky has into folder/NAME; how well each keeps held-out values, by name."""
+    """Write a codec of every scalar that the sky has into folder/NAME, and that of the catalogue; how well each keeps held-out
+    values, by name."""
     figures = {}
     for modality in AION:
         name = str(modality.scalar) if modality.codec == "multi" else f"s_{modality.scalar}"
@@ -30,7 +32,23 @@ def fit(recipe: CodecRecipe, source: CodecSource, folder: Path) -> dict[str, Any
         codec = fitted(modality, values, recipe.entries)
         checkpoints.save_codec(folder / modality.folder, codec, {"recipe": recipe.to_dict(), "objects": len(values)})
         figures[modality.folder] = kept(codec, known(source.read(name, source.held_out(recipe.validation))))
+    shapes = known(torch.stack([source.read(f"s_{name}", source.rows) for name in COLUMNS[2:]], 1))
+    trained = {"recipe": recipe.to_dict(), "objects": len(shapes)}
+    checkpoints.save_codec(folder / "catalog", catalogue(shapes, recipe.entries), trained)
     return figures
+
+
+def catalogue(shapes: Tensor, entries: int) -> CatalogCodec:
+    """Quantiles of e1, e2 and r (B, 3)."""
+    codec = CatalogCodec(CatalogConfig(size=entries))
+    for table, values in zip(codec.tables.values(), shapes.T, strict=True):
+        table.values.copy_(quantiles(values, entries))  # type: ignore[union-attr,operator]
+    return codec
+
+
+def quantiles(values: Tensor, entries: int) -> Tensor:
+    """(entries,) of values (B,), or (C, entries) of (B, C). torch.quantile takes no more than 16 million values."""
+    return torch.from_numpy(np.quantile(values.numpy(), np.linspace(0, 1, entries), axis=0).T)
 
 
 def known(values: Tensor) -> Tensor:
@@ -50,8 +68,7 @@ def fitted(modality: Modality, values: Tensor, entries: int) -> ScalarCodec:
     if modality.codec == "grid":
         codec.table.values.copy_(torch.linspace(0, math.log1p(HIGHEST_REDSHIFT), entries, dtype=torch.float64).expm1())
     else:
-        squeezed = codec.table.squeeze.forward(values).numpy()  # torch.quantile takes no more than 16 million values
-        codec.table.values.copy_(torch.from_numpy(np.quantile(squeezed, np.linspace(0, 1, entries), axis=0).T))
+        codec.table.values.copy_(quantiles(codec.table.squeeze.forward(values), entries))
     return codec
 
 

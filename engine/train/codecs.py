@@ -153,8 +153,8 @@ def beyond(z: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[..., Losses]] = {"image": image_losses, "spectrum": spectrum_losses, "segmap": field_losses}
 
 
-def drawn(source: CodecSource, step: int) -> Any:
-    """The batch of one step."""
+def drawn(source: CodecSource, step: int) -> list[Any]:
+    """The batches of one step."""
     return {"image": source.images, "spectrum": source.spectra, "segmap": source.fields}[source.recipe.kind](step)
 
 
@@ -202,17 +202,20 @@ def train_step(codec: Codec, optimiser: torch.optim.Optimizer, recipe: CodecReci
     for group in optimiser.param_groups:
         group["lr"] = rate
     codec.train()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bfloat16):
-        loss, parts, _ = LOSSES[recipe.kind](codec, drawn(source, step), recipe)
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    batches, row = drawn(source, step), dict[str, Any](step=step + 1, rate=rate)
+    for batch in batches:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bfloat16):
+            loss, parts, _ = LOSSES[recipe.kind](codec, batch, recipe)
+        (loss / len(batches)).backward()
+        for name, value in ({"loss": loss} | parts).items():
+            row[name] = row.get(name, 0.0) + float(value.detach()) / len(batches)
     norm = torch.nn.utils.clip_grad_norm_(codec.parameters(), recipe.clip)
     if not math.isfinite(float(norm)):
-        raise ValueError(f"the gradient at step {step} is not finite (loss {float(loss.detach())}); the last good "
+        raise ValueError(f"the gradient at step {step} is not finite (loss {row['loss']}); the last good "
                          "checkpoint is kept. Lower the learning rate in a new folder")
     optimiser.step()
-    row = {"step": step + 1, "rate": rate, "loss": float(loss.detach()), "gradient": float(norm)}
-    return row | {name: float(value.detach()) for name, value in parts.items()}
+    return row | {"gradient": float(norm)}
 
 
 @torch.no_grad()

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from engine import checkpoints
-from engine.checkpoints.aion import read_config
 from engine.checkpoints.training import whole
 from engine.models.omni import Omni, OmniConfig
 from engine.steps import Step
 from engine.train import parallel
+from engine.train.codec_folder import config_of
 from engine.train.data import write_json
 from engine.train.loop import keep_until
 from engine.train.masking import Layout, choose
@@ -37,11 +37,11 @@ from engine.train.token_data import Rows, TokenData, cells_of, tokens_of
 def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Path, out: str | Path) -> Iterator[Step]:
     """Train a recipe on the tokens of skies into the folder `out`; run again to go on where it stopped.
 
-    codecs: the model folder whose codecs made the tokens (its config.json says what modalities there are and how many tokens
-    and ids they have). out/curve.jsonl: a line a report; out/tensorboard: the same, if tensorboard is installed;
-    out/checkpoint: all that is needed to go on; out/model: the averaged weights with the codecs, for `checkpoints.load`. The
-    last Step's preview is that folder, earlier ones are lines of the curve. A killed and resumed run gives the weights of an
-    uninterrupted one, bit for bit, on the same machine with the same threads.
+    codecs: the folder of codecs, or the model folder, whose codecs made the tokens. out/curve.jsonl: a line a report;
+    out/tensorboard: the same, if tensorboard is installed; out/checkpoint: all that is needed to go on; out/model: the averaged
+    weights with the codecs, for `checkpoints.load`. The last Step's preview is that folder, earlier ones are lines of the
+    curve. A killed and resumed run gives the weights of an uninterrupted one, bit for bit, on the same machine with the same
+    threads.
 
     Raises KeyError for an unknown recipe; ValueError for tokens of other codecs, a run of another recipe or of other tokens in
     `out`, a run that does not fit the memory, and a loss that is no number (the last checkpoint is kept).
@@ -78,7 +78,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     processes = parallel.world()[1]
     if recipe.batch % (recipe.pieces * processes):
         raise ValueError(f"a batch of {recipe.batch} in {recipe.pieces} pieces cannot be shared among {processes} processes")
-    known = read_config(codecs)
+    known = config_of(codecs)
     records = tokens_of(skies, known, codecs)
     domains = [key for key in known.domains if any(key in some for some in records)]
     config = recipe.config(domains, known.sizes)

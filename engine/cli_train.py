@@ -1,0 +1,104 @@
+"""`omnisky train WHAT`: codecs, tokens of the simulated sky, the transformer; and AstroCLIP. All go on where they stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.console import Json, Verbose, follow, one_sentence
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Train a model, step by step. Run the same command again to go on from the last checkpoint.\n\n"
+    "From nothing: `train codec` for image, spectrum, segmap and scalars, then `train tokens`, then `train omni`. "
+    "On your own survey: `omnisky tokenize SKY --model CODECS` takes the place of `train tokens`.",
+)
+
+Codecs = Annotated[Path, typer.Option(help="Folder of the codecs.")]
+CODECS = Path("runs/codecs")
+
+
+def _known(name: str, known: Any, hint: str) -> None:
+    if name not in known:
+        raise typer.BadParameter(f"{name!r} is not one we know; choose one of {', '.join(known)}", param_hint=hint)
+
+
+@app.command(epilog="Example: omnisky train codec image --out runs/codecs")
+def codec(
+    kind: Annotated[str, typer.Argument(help="image, spectrum, segmap or scalars.")],
+    recipe: Annotated[str, typer.Option(help="demo, or tiny for a first try.")] = "demo",
+    out: Annotated[Path, typer.Option(help="Folder that all codecs go to; this run has a folder in it.")] = CODECS,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train a codec on the simulated sky, noisy in and clean out; how good it is ends up in OUT/KIND/figures.json."""
+    from engine.train import codecs
+    from engine.train.codec_folder import gather
+    from engine.train.codec_recipes import RECIPES
+
+    _known(recipe, RECIPES, "--recipe")
+    _known(kind, RECIPES[recipe], "KIND")
+    with one_sentence():
+        follow(codecs.run(kind, out / kind, recipe), json, curve="loss")  # type: ignore[arg-type]
+        gather([out / kind], out)
+
+
+@app.command(epilog="Example: omnisky train tokens runs/tokens --codecs runs/codecs --objects 60000")
+def tokens(
+    out: Annotated[Path, typer.Argument(help="Folder for the tokens; `train omni --sky` reads it.")],
+    codecs: Codecs = CODECS,
+    objects: Annotated[int, typer.Option(min=1, help="How many objects of the simulated sky.")] = 60_000,
+    seed: Annotated[int, typer.Option(help="Another seed is another sky; the demo's is never trained on.")] = 11,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Render the simulated sky and keep its tokens alone."""
+    from engine.train.simulated_tokens import build
+
+    with one_sentence():
+        follow(build(codecs, out, objects, seed), json)
+
+
+@app.command(epilog="Example: omnisky train omni --recipe small --sky runs/tokens --codecs runs/codecs")
+def omni(
+    sky: Annotated[list[Path], typer.Option(help="A sky with tokens, or a folder of `train tokens`; may be given repeatedly.")],
+    codecs: Codecs = CODECS,
+    recipe: Annotated[str, typer.Option(help="Size and schedule: tiny, small, base, large or xlarge.")] = "small",
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; without it, runs/omni-RECIPE.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Another number of steps than the recipe's.")] = None,
+    pieces: Annotated[int | None, typer.Option(min=1, help="Cut each batch into so many, for less memory.")] = None,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Compute blocks twice, for less memory.")] = False,
+    split: Annotated[str | None, typer.Option(help="Hold out rows, or whole pieces of sky: rows or positions.")] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train the masked multimodal transformer on stored tokens; OUT/model is the result, with its codecs."""
+    from engine.train import omni as training
+    from engine.train.omni_recipes import RECIPES, chosen
+
+    _known(recipe, RECIPES, "--recipe")
+    given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split}
+    with one_sentence():
+        asked = chosen(recipe, **{name: value for name, value in given.items() if value is not None})
+        follow(training.run(asked, sky, codecs, out or Path("runs") / f"omni-{recipe}"), json, curve="loss")
+
+
+def _astroclip(recipe: str) -> Any:
+    def train(
+        out: Annotated[Path | None, typer.Option(help="Folder of the run; without it, one in runs/.")] = None,
+        json: Json = False,
+        verbose: Verbose = False,
+    ) -> None:
+        from engine.train import run
+
+        with one_sentence():
+            follow(run(recipe, out or Path("runs") / recipe), json, curve="loss")
+
+    return train
+
+
+for name, what in {"astroclip-demo": "Train the small AstroCLIP on the simulated sky; OUT/model is the result.",
+                   "tiny": "The same in seconds, to see it run."}.items():
+    app.command(name, help=what, epilog=f"Example: omnisky train {name}")(_astroclip(name))
