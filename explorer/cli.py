@@ -52,7 +52,7 @@ def demo(
     path = folder or demo_folder(objects, seed)
     with one_sentence():
         path.parent.mkdir(parents=True, exist_ok=True)
-        desk = Desk(path)
+        desk = Desk(path, model)
 
         def ready(address: str) -> None:
             said(address, no_browser)
@@ -83,7 +83,7 @@ def serve_sky(
     from explorer.startup import Work, needs_work
 
     with one_sentence():
-        desk = Desk(sky)
+        desk = Desk(sky, model)
         if not desk.there:
             raise FileNotFoundError(f"{sky} is not a sky; make one with: omnisky ingest {sky} FILES")
 

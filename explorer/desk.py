@@ -18,12 +18,15 @@ import numpy as np
 
 import engine
 from engine import palettes
-from engine.objects import Image, Spectrum
+from engine.objects import Image, SkyObject, Spectrum
 from engine.sky import Sky
 from engine.tiles import Tiles
-from explorer import pictures, spectra
+from explorer import pictures, sources, spectra
+from explorer.runs import Runs
 from explorer.words import (
+    NO_MODEL,
     PRESERVED,
+    cannot_generate,
     colour_rank,
     map_title,
     plain,
@@ -66,10 +69,14 @@ class Cache:
 
 
 class Desk:
-    """Answers about one sky. Raises what `engine.open` raises. `progress` is set by who is building the sky."""
+    """Answers about one sky. Raises what `engine.open` raises. `progress` is set by who is building the sky.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    model: the folder of the model to generate with; None: of the one that made the sky's vectors.
+    """
+
+    def __init__(self, path: str | Path, model: Path | None = None) -> None:
+        self.path, self.model = Path(path), model
+        self._runs: Runs | None = None
         self.progress: dict[str, Any] = {}
         self._sky: Sky | None = None
         self._lock = threading.RLock()
@@ -254,7 +261,38 @@ class Desk:
             "sources": None if thing.catalog is None else len(thing.catalog),
             "history": list(dict.fromkeys([*thing.history, *(h for i in thing.images for h in i.history),
                                            *(h for s in thing.spectra for h in s.history)])),
+            "generate": self._offer(row, thing),
         }
+
+    # -- what was not measured -----------------------------------------------------------------------------------
+
+    def _offer(self, row: int, thing: SkyObject) -> dict[str, Any]:
+        """What the model can make of an object, or why nothing; and the runs that are done already."""
+        done = [] if self._runs is None else self._runs.done(row)
+        return sources.offer(sources.model_folder(self.path, self.model), thing) | {"done": done}
+
+    @property
+    def runs(self) -> Runs:
+        """What is being generated. Raises LookupError if the model is not there, or cannot generate."""
+        folder = sources.model_folder(self.path, self.model)
+        if folder is None or not sources.sources_of(folder):
+            raise LookupError(NO_MODEL if folder is None else cannot_generate(folder.name))
+        with self._lock:
+            if self._runs is not None and self._runs.model != folder:
+                self._runs.close()
+                self._runs = None
+            if self._runs is None:
+                self._runs = Runs(self.path, folder)
+            return self._runs
+
+    def generate(self, row: int, source: str, seed: int, visitor: str) -> dict[str, Any]:
+        """Begin a run, or join one; see `Runs.state`. Raises LookupError if the object has no such source."""
+        offered = [s["key"] for s in self._offer(row, self.sky[self._row(row)])["sources"]]
+        if source not in offered:
+            raise LookupError(f"object {row} has no {source} to generate from; it has {', '.join(offered) or 'nothing'}")
+        return self.runs.start(row, source, seed, visitor)
+
+    # -- pictures and spectra ------------------------------------------------------------------------------------
 
     def _image_about(self, row: int, image: Image, i: int) -> dict[str, Any]:
         made = pictures.picture(image)

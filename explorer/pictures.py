@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,22 @@ class Picture:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Look:
+    """How fluxes become colours: what is taken off (3,) and divides the planes, then Lupton's stretch and Q; note: what a
+    reader should know. One look for two images makes their pictures comparable."""
+
+    level: Array
+    unit: float
+    stretch: float
+    q: float
+    note: str = ""
+
+    def paint(self, three: Array) -> Array:
+        """(ny, nx, 3) bytes of planes (3, ny, nx) that have been balanced."""
+        return colours((three - self.level[:, None, None]) / self.unit, self.stretch, self.q)
+
+
 class Turn(NamedTuple):
     """How an image is laid on the screen: first its axes exchanged, then columns and rows reversed."""
 
@@ -49,8 +65,9 @@ class Turn(NamedTuple):
     flip_y: bool = True  # FITS counts rows from below, screens from above
 
 
-def picture(image: Image) -> Picture:
-    """An image of any survey and any number of bands as a picture."""
+def picture(image: Image, look: Look | None = None) -> Picture:
+    """An image of any survey and any number of bands as a picture. look: of another image, of the same survey and bands, if
+    the two are to be compared."""
     pixels, bad, block = binned(image)
     survey = SURVEYS.get(image.survey or "")
     shown, notes = image.bands, []
@@ -58,12 +75,12 @@ def picture(image: Image) -> Picture:
         rgb = np.clip(np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0), 0, 255).astype(np.uint8)
         bad, notes = np.all(bad, axis=0), ["as delivered, not calibrated"]
     elif len(pixels) >= 2:
-        chosen = three_bands(image, pixels, survey)
-        shown = tuple(image.bands[i] for i in chosen)
-        here = [i for i in dict.fromkeys(chosen) if not bad[i].all()] or chosen
-        hatch = np.any(bad[here], axis=0)
-        rgb, note = lupton(image, pixels[chosen], hatch, survey, shown)
-        notes = [note]
+        three, hatch, shown, known = planes(image, pixels, bad, survey)
+        if look is None:
+            look, rgb = fitting(three, hatch, survey if known else None)
+        else:
+            rgb = look.paint(three)
+        notes = [look.note]
         if empty := [band for i, band in enumerate(image.bands) if bad[i].all() or not pixels[i].any()]:
             notes.append(f"{', '.join(empty)} empty")
         bad = hatch
@@ -86,12 +103,7 @@ def binned(image: Image) -> tuple[Array, Array, int]:
     block = max(1, math.ceil(max(ny, nx) / LARGEST))
     planes: list[Array] = []
     bads: list[Array] = []
-    for i, plane in enumerate(image.pixels):
-        good: Array = np.isfinite(plane)
-        if image.mask is not None:
-            good &= ~image.mask[i]
-        if image.ivar is not None:
-            good &= image.ivar[i] > 0
+    for plane, good in zip(image.pixels, _good(image), strict=True):
         values: Array = np.where(good, plane, 0).astype(np.float32)
         if block > 1:
             count = in_blocks(good.astype(np.float32), block)
@@ -129,25 +141,54 @@ def three_bands(image: Image, pixels: Array, survey: Survey | None) -> list[int]
     return [there[-1], there[(len(there) - 1) // 2], there[0]]
 
 
-def lupton(image: Image, three: Array, bad: Array, survey: Survey | None, bands: tuple[str, ...]) -> tuple[Array, str]:
-    """(ny, nx, 3) bytes by Lupton et al. 2004 with the survey's stretch if the pixels' unit is known, and a note if not."""
+def planes(image: Image, pixels: Array, bad: Array, survey: Survey | None) -> tuple[Array, Array, tuple[str, ...], bool]:
+    """(three, bad, bands, known): red, green and blue (3, ny, nx), weighted; where they are bad; what they are; and whether
+    they are in the survey's own unit."""
+    chosen = three_bands(image, pixels, survey)
+    bands = tuple(image.bands[i] for i in chosen)
+    here = [i for i in dict.fromkeys(chosen) if not bad[i].all()] or chosen
+    three = pixels[chosen]
     factors = to_survey_unit(image, survey, bands)
     if factors is not None:
         three = three * factors[:, None, None]
     if len(set(bands)) == 2:  # green between the two that there are
         three = np.stack([three[0], (three[0] + three[2]) / 2, three[2]])
-    balanced = np.stack([plane * w for plane, w in zip(three, BALANCE.get(image.survey or "", COLOURFUL), strict=True)])
+    weights = BALANCE.get(image.survey or "", COLOURFUL)
+    balanced = np.stack([plane * w for plane, w in zip(three, weights, strict=True)])
+    return balanced, np.any(bad[here], axis=0), bands, factors is not None
+
+
+def fitting(three: Array, bad: Array, survey: Survey | None) -> tuple[Look, Array]:
+    """Lupton et al. 2004 with the survey's stretch if it is given and shows something, else a stretch of its own; and what
+    comes of it, (ny, nx, 3) bytes."""
     note = "stretch of its own: its unit is not known"
-    if factors is not None and survey is not None:
-        rgb = colours(balanced, survey.stretch, survey.q)
+    if survey is not None:
+        look = usual(survey)
+        rgb = look.paint(three)
         seen = rgb.max(2)[~bad]
         faint, bright = np.quantile(seen, (0.1, 0.998)) if seen.size else (0, 255)
         if faint <= BRIGHT and bright >= DARK:
-            return rgb, ""
+            return look, rgb
         note = f"stretch of its own: all {'burnt out' if faint > BRIGHT else 'black'} at the survey's"
-    if (~bad).any():
-        balanced -= np.median(balanced[:, ~bad], axis=1)[:, None, None]
-    return colours(balanced / noise_of(balanced[:, ~bad]), OWN_STRETCH, OWN_Q), note
+    level = np.median(three[:, ~bad], axis=1) if (~bad).any() else np.zeros(3, np.float32)
+    unit = noise_of(three[:, ~bad] - level[:, None])
+    look = Look(level, unit, OWN_STRETCH, OWN_Q, note)
+    return look, look.paint(three)
+
+
+def usual(survey: Survey) -> Look:
+    """The fixed look of a survey."""
+    return Look(np.zeros(3, np.float32), 1.0, survey.stretch, survey.q)
+
+
+def look_of(image: Image) -> Look | None:
+    """The look that `picture` gives an image, for another one of the same survey; None where it has no colours."""
+    pixels, bad, _ = binned(image)
+    if len(pixels) < 2 or stretched_already(image, pixels):
+        return None
+    survey = SURVEYS.get(image.survey or "")
+    three, hatch, _, known = planes(image, pixels, bad, survey)
+    return fitting(three, hatch, survey if known else None)[0]
 
 
 def colours(three: Array, stretch: float, q: float) -> Array:
@@ -241,6 +282,30 @@ def compass_angle(image: Image) -> float | None:
     x, y = north[::-1] if turn.exchange else north
     right, up = -x if turn.flip_x else x, y if turn.flip_y else -y
     return round(math.degrees(math.atan2(right, up)), 1) + 0.0
+
+
+def framed(image: Image, side: float) -> Image:
+    """The middle of an image, `side` arcsec of it, NaN where it does not reach; as it is, if its scale is not known."""
+    if image.pixel_scale is None:
+        return image
+    pixels = np.where(_good(image), image.pixels, np.nan)
+    for axis in (1, 2):
+        n = pixels.shape[axis]
+        less = (n - round(side / image.pixel_scale)) // 2  # the same at both ends, so that the middle stays
+        if less > 0:
+            pixels = np.take(pixels, np.arange(less, n - less), axis)
+        elif less < 0:
+            pixels = np.pad(pixels, [(-less, -less) if a == axis else (0, 0) for a in range(3)], constant_values=np.nan)
+    return replace(image, pixels=pixels, ivar=None, mask=None)
+
+
+def _good(image: Image) -> Array:
+    good: Array = np.isfinite(image.pixels)
+    if image.mask is not None:
+        good &= ~image.mask
+    if image.ivar is not None:
+        good &= image.ivar > 0
+    return good
 
 
 def png(rgb: Array) -> bytes:

@@ -51,6 +51,16 @@ class Answer(RequestHandler):
         self.finish(json.dumps({"error": str(cause.args[0]) if cause is not None and cause.args else "something went wrong"}))
 
 
+class Order(Answer):
+    """One that sets something going, by POST alone."""
+
+    async def get(self, *path: str) -> None:
+        raise HTTPError(405)
+
+    async def post(self, *path: str) -> None:
+        await super().get(*path)
+
+
 class Static(StaticFileHandler):
     """Our scripts and styles."""
 
@@ -72,6 +82,9 @@ def routes(desk: Desk, prefix: str) -> list[tuple[str, Any, dict[str, Any]]]:
     def rule(pattern: str, ask: Callable[..., Any], kind: str = "application/json", keep: bool = False) -> Any:
         return (prefix + pattern, Answer, {"desk": desk, "ask": ask, "kind": kind, "keep": keep})
 
+    def order(pattern: str, ask: Callable[..., Any]) -> Any:
+        return (prefix + pattern, Order, {"desk": desk, "ask": ask, "kind": "application/json", "keep": False})
+
     name = r"([\w.~%-]+)"
     return [
         rule("start.json", Desk.start), rule("state.json", Desk.state),
@@ -84,5 +97,11 @@ def routes(desk: Desk, prefix: str) -> list[tuple[str, Any, dict[str, Any]]]:
         rule(r"spectrum/(\d+)/(\d+)\.bin", lambda d, row, i: d.spectrum(int(row), int(i)), "application/octet-stream", True),
         rule(r"near/(\d+)\.json", near),
         rule("find.json", lambda d, q: d.find(q)), rule("surprise.json", lambda d, seed: {"row": d.surprise(int(seed))}),
+        order(r"generate/(\d+)\.json", lambda d, row, source, seed, visitor: d.generate(int(row), source, int(seed), visitor)),
+        order(r"stop/([\w-]+)\.json", lambda d, run, visitor: d.runs.stop(run, visitor)),
+        rule(r"run/([\w-]+)\.json", lambda d, run, visitor: d.runs.state(run, visitor)),
+        rule(r"run/([\w-]+)/([\w.-]+)\.png", lambda d, run, name: d.runs.file(run, f"{name}.png"), "image/png", True),
+        rule(r"run/([\w-]+)/([\w.-]+)\.bin", lambda d, run, name: d.runs.file(run, f"{name}.bin"),
+             "application/octet-stream", True),
         (prefix + r"static/(.*)", Static, {"path": str(STATIC)}),
     ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.io.surveys import SURVEYS
+from engine.modalities import MODALITIES
 from engine.objects import Scalar, SkyObject, Spectrum
 from engine.positions import spell
 
@@ -19,6 +20,32 @@ NAMES = {  # column -> how people write it
     PRESERVED: "how well the map keeps this spot",
     "density": "density of objects", "zwarning": "redshift warning", "ra": "right ascension", "dec": "declination",
 }
+
+FROM = {"legacy": "Legacy image", "hsc": "HSC image", "sdss": "SDSS spectrum", "desi": "DESI spectrum", "gaia": "Gaia XP"}
+GENERATED = "generated"
+NOT_OBSERVED = "not observed"
+PLAUSIBLE = "many-token draws are plausible, not calibrated"
+NO_INPUT = "This object has no image or spectrum that the model reads."
+NO_MODEL = "The model that made this sky's vectors is not there any more; start again with --model FOLDER."
+
+
+def cannot_generate(model: str) -> str:
+    return f"{model}, the model of this sky, compares images and spectra; it cannot generate them."
+
+
+def source_title(survey: str) -> str:
+    """What is generated from."""
+    return FROM[survey]
+
+
+def target_title(key: str) -> str:
+    """"tok_image_hsc" -> "HSC image"."""
+    return MODALITIES[key].name.replace("Legacy Surveys", "Legacy")
+
+
+def draws_line(seed: int, samples: int, settings: str) -> str:
+    """How something was drawn, for the small print beneath it."""
+    return f"seed {seed} · {samples} sample{'' if samples == 1 else 's'} · {settings}"
 
 
 def colour_rank(name: str) -> tuple[int, str]:

@@ -1,0 +1,204 @@
+"""Generation beside the page: one process with the model for all visitors, runs in order of asking, results kept. No torch.
+
+A run belongs to those who watch it: it ends when the last of them stops it, or has not asked after it for a while.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+KEPT_BYTES = 64_000_000  # of runs that are done
+PATIENCE = 20.0  # seconds after which a visitor who does not ask any more is taken to have left
+ACTIVE = ("waiting", "running")
+
+
+@dataclass
+class Run:
+    """One object, source and seed. status: waiting, running, done, stopped or failed; version grows with every frame."""
+
+    key: str
+    order: dict[str, Any]
+    status: str = "waiting"
+    fraction: float = 0.0
+    note: str = ""
+    version: int = 0
+    parts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    watchers: dict[str, float] = field(default_factory=dict)
+
+    def take(self, frame: dict[str, Any], files: dict[str, bytes]) -> None:
+        """What came of it since."""
+        self.version += 1
+        self.fraction, self.note = frame["fraction"], frame["note"]
+        self.files |= files
+        for target, new in frame["parts"].items():
+            self.parts[target] = self.parts.get(target, {}) | new | {"version": self.version}
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.files.values()))
+
+
+class Runs:
+    """The runs of one sky with one model; the process is started by the first of them."""
+
+    def __init__(self, sky: Path, model: Path) -> None:
+        self.sky, self.model = sky, model
+        self._lock = threading.RLock()
+        self._runs: OrderedDict[str, Run] = OrderedDict()  # those asked for last at the end
+        self._begun = 0  # numbers the orders: a run may be stopped and begun anew
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.close)
+
+    # -- what visitors ask ---------------------------------------------------------------------------------------
+
+    def start(self, row: int, source: str, seed: int, visitor: str) -> dict[str, Any]:
+        """A run's state; one that was stopped or has failed begins anew."""
+        key = f"{row}-{source}-{seed}"
+        with self._lock:
+            run = self._runs.get(key)
+            if run is None or run.status in ("stopped", "failed"):
+                self._begun += 1
+                run = self._runs[key] = Run(key, {"run": self._begun, "row": row, "source": source, "seed": seed})
+            self._runs.move_to_end(key)
+            run.watchers[visitor] = time.monotonic()
+            self._next()
+            return self.state(key, visitor)
+
+    def state(self, key: str, visitor: str) -> dict[str, Any]:
+        """How far a run is. Raises LookupError for one that is not known (any more)."""
+        with self._lock:
+            run = self._run(key)
+            if run.status in ACTIVE:
+                run.watchers[visitor] = time.monotonic()
+            ahead = [r for r in self._runs.values() if r.status in ACTIVE]
+            return {"run": key, "status": run.status, "fraction": run.fraction, "note": run.note, "version": run.version,
+                    "parts": dict(run.parts), "ahead": ahead.index(run) if run.status == "waiting" else 0}
+
+    def file(self, key: str, name: str) -> bytes:
+        """A picture or spectrum of a run. Raises LookupError if there is none."""
+        with self._lock:
+            run = self._run(key)
+            if name not in run.files:
+                raise LookupError(f"run {key} has no {name}")
+            return run.files[name]
+
+    def stop(self, key: str, visitor: str) -> dict[str, Any]:
+        """This visitor wants it no more; it ends if no other does. What came of it so far stays readable."""
+        with self._lock:
+            run = self._run(key)
+            run.watchers.pop(visitor, None)
+            self._end_if_alone(run)
+            self._next()
+            return {"run": key, "status": "stopped" if run.status in ACTIVE else run.status}
+
+    def done(self, row: int) -> list[str]:
+        """Keys of an object's runs that are done."""
+        with self._lock:
+            return [key for key, run in self._runs.items() if run.status == "done" and run.order["row"] == row]
+
+    def close(self) -> None:
+        """End the process: it ends when its orders do, and at once if it is told."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            process.wait(10)
+
+    def _run(self, key: str) -> Run:
+        if key not in self._runs:
+            raise LookupError("this run is over and was forgotten; generate again")
+        return self._runs[key]
+
+    # -- the process ---------------------------------------------------------------------------------------------
+
+    def _end_if_alone(self, run: Run) -> None:
+        now = time.monotonic()
+        if run.status in ACTIVE and not any(now - seen < PATIENCE for seen in run.watchers.values()):
+            if run.status == "running":
+                self._tell({"stop": run.order["run"]})
+            run.status = "stopped"
+
+    def _next(self) -> None:
+        """Give the process work, if it has none and there is some."""
+        for run in [r for r in self._runs.values() if r.status == "waiting"]:
+            self._end_if_alone(run)
+        if any(run.status == "running" for run in self._runs.values()):
+            return
+        waiting = [run for run in self._runs.values() if run.status == "waiting"]
+        if waiting:
+            waiting[0].status, waiting[0].note = "running", "starting"
+            self._tell(waiting[0].order)
+
+    def _tell(self, order: dict[str, Any]) -> None:
+        if self._process is None or self._process.poll() is not None:
+            if "stop" in order:
+                return
+            command = [sys.executable, "-m", "explorer.generator", str(self.sky), str(self.model)]
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            threading.Thread(target=self._follow, args=(self._process,), daemon=True).start()
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has just ended, and `_follow` says so
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Take in what the process sends, until it ends."""
+        assert process.stdout is not None
+        while header := process.stdout.readline():
+            frame = json.loads(header)
+            files = {name: process.stdout.read(size) for name, size in frame["sizes"].items()}
+            with self._lock:
+                self._take(frame, files)
+        code = process.wait()
+        with self._lock:
+            if self._process is process:
+                self._process = None
+            for run in [r for r in self._runs.values() if r.status == "running"]:
+                run.status = "failed"
+                run.note = f"The process that generates ended (exit code {code}); the terminal says why. Generate again."
+            self._next()
+
+    def _take(self, frame: dict[str, Any], files: dict[str, bytes]) -> None:
+        run = next((r for r in self._runs.values() if r.order["run"] == frame["run"]), None)
+        if run is None or run.status != "running":  # a last word of one that was stopped
+            return
+        if "ending" not in frame:
+            run.take(frame, files)
+            self._end_if_alone(run)
+            return
+        run.status, run.version = frame["ending"], run.version + 1
+        run.note = frame.get("error", "")
+        if run.status == "done":
+            run.fraction = 1.0
+            used = {name for part in run.parts.values() for name in mentioned(part)}
+            run.files = {name: content for name, content in run.files.items() if name in used}
+        self._forget()
+        self._next()
+
+    def _forget(self) -> None:
+        """The runs looked at longest ago, beyond the budget of bytes."""
+        over = [run for run in self._runs.values() if run.status not in ACTIVE]
+        size = sum(run.size for run in over)
+        for run in over[:-1]:
+            if size <= KEPT_BYTES:
+                return
+            size -= run.size
+            del self._runs[run.key]
+
+
+def mentioned(part: dict[str, Any]) -> list[str]:
+    """The files that a part speaks of."""
+    return [*part.get("measured", {}).values(), *(one["file"] for one in part.get("shown", [])),
+            *([part["file"]] if "file" in part else [])]
