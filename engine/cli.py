@@ -100,6 +100,7 @@ def tokenize(
     model: Annotated[Path, typer.Option(help="Folder of a model of AION-1's kind, with its codecs.")],
     inputs: Inputs = None,
     fast: Fast = False,
+    copies: Annotated[int, typer.Option(min=0, max=7, help="Tokens of so many turned copies, too, for training.")] = 0,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -107,7 +108,7 @@ def tokenize(
     from engine import jobs
 
     with one_sentence():
-        _say(follow(jobs.tokenize(sky, model, _keys(inputs), fast), json))
+        _say(follow(jobs.tokenize(sky, model, _keys(inputs), fast, copies), json))
 
 
 @app.command(epilog="Example: omnisky embed my.sky --model ~/models/aion-base --inputs tok_image,tok_spectrum_desi")

@@ -71,6 +71,8 @@ def omni(
     pieces: Annotated[int | None, typer.Option(min=1, help="Cut each batch into so many, for less memory.")] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Compute blocks twice, for less memory.")] = False,
     split: Annotated[str | None, typer.Option(help="Hold out rows, or whole pieces of sky: rows or positions.")] = None,
+    pair: Annotated[str | None, typer.Option(help="Read rows of one object as one: those within so many arcsec (try 1), "
+                                             "or 'id' where all skies share their ids.")] = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -79,10 +81,21 @@ def omni(
     from engine.train.omni_recipes import RECIPES, chosen
 
     _known(recipe, RECIPES, "--recipe")
+    how = _how(pair)
     given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split}
     with one_sentence():
         asked = chosen(recipe, **{name: value for name, value in given.items() if value is not None})
-        follow(training.run(asked, sky, codecs, out or Path("runs") / f"omni-{recipe}"), json, curve="loss")
+        follow(training.run(asked, sky, codecs, out or Path("runs") / f"omni-{recipe}", how), json, curve="loss")
+
+
+def _how(pair: str | None) -> Any:
+    """How rows are paired: a radius in arcsec, "id" or None."""
+    if pair in (None, "id"):
+        return pair
+    try:
+        return float(pair or "")
+    except ValueError:
+        raise typer.BadParameter(f"{pair!r} is neither a radius in arcsec nor id", param_hint="--pair") from None
 
 
 def _astroclip(recipe: str) -> Any:

@@ -71,11 +71,13 @@ def _objects(count: int) -> str:
     return f"{count} object" if count == 1 else f"{count} objects"
 
 
-def tokenize(sky: str | Path, model: str | Path, inputs: Sequence[str] | None = None, quick: bool = False) -> Iterator[Step]:
+def tokenize(sky: str | Path, model: str | Path, inputs: Sequence[str] | None = None, quick: bool = False, copies: int = 0
+             ) -> Iterator[Step]:
     """Tokens of all objects that have none yet, by the codecs of a model of AION-1's kind: see `engine.tokenized`.
 
-    Raises ValueError if another process embeds the same sky, FileNotFoundError or ValueError for a model that cannot be
-    loaded or has no codecs, KeyError for an unknown input.
+    copies: of so many turned copies of each object, too (`engine.augment`), for training. Raises ValueError if another process
+    embeds the same sky, FileNotFoundError or ValueError for a model that cannot be loaded or has no codecs, KeyError for an
+    unknown input.
     """
     from engine import checkpoints, tokenized
 
@@ -83,7 +85,7 @@ def tokenize(sky: str | Path, model: str | Path, inputs: Sequence[str] | None = 
     if not isinstance(bundle, checkpoints.OmniBundle) or not len(bundle.codecs):
         raise ValueError(f"{bundle.folder} has no codecs, so it makes no tokens; give the folder of a model of AION-1's kind")
     with _only_embedder(store):
-        yield from tokenized.tokenize(store, bundle, inputs, quick)
+        yield from tokenized.tokenize(store, bundle, inputs, quick, copies)
 
 
 def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str] | None = None, space: str = "joint",

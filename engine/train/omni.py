@@ -22,6 +22,7 @@ from torch import Tensor
 from engine import checkpoints
 from engine.checkpoints.training import whole
 from engine.models.omni import Omni, OmniConfig
+from engine.pairs import How
 from engine.steps import Step
 from engine.train import parallel
 from engine.train.codec_folder import config_of
@@ -31,24 +32,26 @@ from engine.train.masking import Layout, choose
 from engine.train.omni_recipes import OmniRecipe, available, check_memory, chosen
 from engine.train.omni_step import Compact, MaskedOmni, compact, weights
 from engine.train.optim import adamw_omni, average, rate_at
-from engine.train.token_data import Rows, TokenData, cells_of, tokens_of
+from engine.train.token_data import Rows, TokenData, cells_of, copies_of, joined, tokens_of
 
 
-def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Path, out: str | Path) -> Iterator[Step]:
+def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Path, out: str | Path, pair: How | None = None
+        ) -> Iterator[Step]:
     """Train a recipe on the tokens of skies into the folder `out`; run again to go on where it stopped.
 
     codecs: the folder of codecs, or the model folder, whose codecs made the tokens. out/curve.jsonl: a line a report;
     out/tensorboard: the same, if tensorboard is installed; out/checkpoint: all that is needed to go on; out/model: the averaged
     weights with the codecs, for `checkpoints.load`. The last Step's preview is that folder, earlier ones are lines of the
     curve. A killed and resumed run gives the weights of an uninterrupted one, bit for bit, on the same machine with the same
-    threads.
+    threads. pair: rows of the same object, in whichever sky, are read as one: those within so many arcsec (`engine.pairs`), or
+    "id". Turned copies of objects take part if they are stored (`omnisky tokenize --copies`).
 
     Raises KeyError for an unknown recipe; ValueError for tokens of other codecs, a run of another recipe or of other tokens in
     `out`, a run that does not fit the memory, and a loss that is no number (the last checkpoint is kept).
     """
     recipe, out = chosen(recipe), Path(out)
     device = parallel.start()
-    this = prepared(recipe, [Path(sky) for sky in skies], Path(codecs), out, device)
+    this = prepared(recipe, [Path(sky) for sky in skies], Path(codecs), out, device, pair)
     first, seconds = checkpoints.resume(out / "checkpoint", this.module.model, this.optimiser, this.averages)
     yield from _train(this, first, time.monotonic() - seconds)
 
@@ -73,7 +76,8 @@ class Training:
         return self.module.layout
 
 
-def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, device: torch.device) -> Training:
+def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, device: torch.device, pair: How | None = None
+             ) -> Training:
     """All that can be wrong is found here, before anything long begins."""
     processes = parallel.world()[1]
     if recipe.batch % (recipe.pieces * processes):
@@ -84,8 +88,12 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     config = recipe.config(domains, known.sizes)
     layout = Layout(config)
     cells = [cells_of(sky) for sky in skies] if recipe.split == "positions" else None
-    data = TokenData(records, layout, recipe.batch, recipe.seed, recipe.validation, recipe.withheld, cells)
-    tokens = [{key: [r.manifest["codec"], len(r), r.reach] for key, r in some.items()} for some in records]
+    led = None if pair is None else joined(skies, records, known, pair)
+    copies = copies_of(skies, records, known, codecs)
+    data = TokenData(records, layout, recipe.batch, recipe.seed, recipe.validation, recipe.withheld, cells, led, copies)
+    tokens: list[Any] = [{key: [r.manifest["codec"], len(r), r.reach] for key, r in some.items()}
+                         for some in (*records, *(of_sky for copy in copies for of_sky in copy))]
+    tokens += [] if led is None else [hashlib.sha256(led.tobytes()).hexdigest()]
     marks = {"digest": recipe.digest(config), "tokens": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]}
     _check_previous(out, marks)
     check_memory(recipe, config, available(device), processes, device.type == "cpu")
@@ -94,7 +102,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     torch.manual_seed(recipe.seed)
     model = Omni(config, device)
     model.init_weights(recipe.seed)
-    module = parallel.apply(MaskedOmni(model))
+    module = parallel.apply(MaskedOmni(model, recipe.soften))
     if recipe.compiled and device.type == "cuda":
         for block in (*model.encoder, *model.decoder):
             block.compile()
@@ -109,7 +117,7 @@ def _check_previous(out: Path, marks: dict[str, str]) -> None:
     if previous is None:
         return
     for mark, what in (("digest", "another recipe or of a model with other modalities"),
-                       ("tokens", "other tokens (a sky has grown, or they were made anew)")):
+                       ("tokens", "other tokens (a sky has grown, they were made anew, or are paired otherwise)")):
         if previous.get(mark) != marks[mark]:
             name = previous.get("recipe", {}).get("name", "unknown")
             raise ValueError(f"{out} holds a run of {what} (recipe {name}, {previous.get('step')} steps); train into a new "
@@ -144,7 +152,7 @@ def _pieces(this: Training, rows: Rows, step: int) -> tuple[Tensor, Iterator[Com
 
     Every process chooses for the whole batch: all know the counts that the loss is divided by, and none needs to ask.
     """
-    ids, there = this.data.read(rows)
+    ids, there = this.data.read(rows, step)
     picked = choose(there, this.layout, this.recipe.budgets, this.recipe.seed, step)
     asked = this.layout.modality[picked.targets[picked.targets_kept]]
     (rank, processes), pieces = parallel.world(), this.recipe.pieces
@@ -260,6 +268,7 @@ def _save_result(this: Training, hours: float) -> None:
         shutil.copytree(this.codecs / "codecs" / folder, part / "codecs" / folder)
     write_json(part / "training.json", {
         "recipe": this.recipe.to_dict(), **this.marks, "hours": round(hours, 4), "objects": len(this.data.train),
+        "paired": this.data.paired,
         "torch": str(torch.__version__),
         "command": f"omnisky train omni --recipe {this.recipe.name} --out {this.out.name}"})
     shutil.rmtree(result, ignore_errors=True)

@@ -1,11 +1,12 @@
 """Stored tokens of one or several skies as training batches: which rows a step has depends on (seed, step) alone.
 
-Rows of all skies are numbered one after another. Shape letters: B batch, N places of a `Layout`, M modalities.
+Rows of all skies are numbered one after another; rows of one object go by the number of the one that leads (`engine.pairs`).
+Shape letters: B batch, R rows of all skies, N places of a `Layout`, M modalities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.augment import WAYS, turns
 from engine.model_files import codec_checksum
 from engine.models.omni_config import OmniConfig
 from engine.models.tokens import PADDING
+from engine.pairs import How, ids_of, leaders, places_of
 from engine.records import MANIFEST, Records
+from engine.tokenized import named
 from engine.train.masking import Layout
 
 Rows = NDArray[np.int64]
 CELL = 29 - 6  # validation by position: whole HEALPix cells of order 6, about a degree
 CELL_SALT, SPLIT_SALT, PAIR_SALT = 7, 11, 13
+WAY_SALT = 10_000  # and as many more as epochs: above those of the pairs
 MADE = "make them with `omnisky tokenize`"
 
 
@@ -35,17 +40,8 @@ def tokens_of(skies: Sequence[Path], config: OmniConfig, codecs: Path) -> list[d
     for sky in skies:
         records = {}
         for key in config.domains:
-            if not (sky / "tokens" / key / MANIFEST).is_file():
-                continue
-            record, m = Records.open(sky / "tokens" / key), config.modality(key)
-            if record.shape != (m.tokens,):
-                raise ValueError(f"{record.folder} has {record.shape} tokens an object, the model {m.tokens}; {MADE}")
-            codec = codecs / "codecs" / m.folder
-            if not (codec / "config.json").is_file():
-                raise ValueError(f"{record.folder} has tokens, but {codec} is no codec; name the model that made them")
-            if record.manifest.get("codec") != codec_checksum(codec):
-                raise ValueError(f"{record.folder} was made by another codec than {codec}; {MADE}")
-            if len(record):
+            record = _opened(sky / "tokens" / key, key, config, codecs)
+            if record is not None and len(record):
                 records[key] = record
         if not records:
             raise ValueError(f"{sky} has no tokens of {', '.join(config.domains)}; {MADE}")
@@ -53,22 +49,85 @@ def tokens_of(skies: Sequence[Path], config: OmniConfig, codecs: Path) -> list[d
     return found
 
 
+def _opened(folder: Path, key: str, config: OmniConfig, codecs: Path) -> Records | None:
+    """Stored tokens of a modality, None if there are none. Raises what `tokens_of` raises."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    record, m = Records.open(folder), config.modality(key)
+    if record.shape != (m.tokens,):
+        raise ValueError(f"{folder} has {record.shape} tokens an object, the model {m.tokens}; {MADE}")
+    codec = codecs / "codecs" / m.folder
+    if not (codec / "config.json").is_file():
+        raise ValueError(f"{folder} has tokens, but {codec} is no codec; name the model that made them")
+    if record.manifest.get("codec") != codec_checksum(codec):
+        raise ValueError(f"{folder} was made by another codec than {codec}; {MADE}")
+    return record
+
+
+def copies_of(skies: Sequence[Path], tokens: Sequence[Mapping[str, Records]], config: OmniConfig, codecs: Path
+              ) -> list[list[dict[str, Records]]]:
+    """Of each way to turn an object, as far as there are stored copies, the tokens of the modalities that it changes, by sky.
+
+    Raises ValueError if copies lack a modality or objects that the originals (`tokens_of`) have: all turn, or none.
+    """
+    found: list[list[dict[str, Records]]] = []
+    for way in range(1, len(WAYS)):
+        folders = [{key: sky / "tokens" / named(key, way) for key in some if turns(config.modality(key))}
+                   for sky, some in zip(skies, tokens, strict=True)]
+        if not any((folder / MANIFEST).is_file() for some in folders for folder in some.values()):
+            break
+        found.append([])
+        for originals, some in zip(tokens, folders, strict=True):
+            records = {key: _opened(folder, key, config, codecs) for key, folder in some.items()}
+            for key, record in records.items():
+                if record is None or record.reach < originals[key].reach:
+                    raise ValueError(f"{some[key]} lacks turned copies, which other tokens have; make them with "
+                                     f"`omnisky tokenize --copies {way}`")
+            found[-1].append({key: record for key, record in records.items() if record is not None})
+    return found
+
+
+def joined(skies: Sequence[Path], tokens: Sequence[Mapping[str, Records]], config: OmniConfig, how: How) -> Rows:
+    """(R,) of each row the one that leads its object: see `engine.pairs`. Rows of one sky are paired if they share no survey.
+
+    Raises ValueError for skies that say nothing of their objects but tokens.
+    """
+    surveys = sorted({config.modality(key).survey for some in tokens for key in some} - {"any"})
+    reach = [max(r.reach for r in some.values()) for some in tokens]
+    of_each = []
+    for sky, rows in zip(skies, reach, strict=True):
+        if not (sky / "sky.json").is_file():
+            raise ValueError(f"{sky} has tokens, but no objects with ids and positions to pair; train without pairs")
+        of_each.append(ids_of(sky, rows) if how == "id" else places_of(sky, rows))
+    bits = [np.zeros(rows, np.int64) for rows in reach]
+    for held, some in zip(bits, tokens, strict=True):
+        for key, record in some.items():
+            survey = config.modality(key).survey
+            held[record.rows] |= 0 if survey == "any" else 1 << surveys.index(survey)
+    return leaders(of_each, how, bits)
+
+
 class TokenData:
     """Batches of stored tokens. `train` and `held_out` are row numbers, never the same ones.
 
     validation: the share held out. cells: of each sky the HEALPix number of order 29 of its rows (negative: unknown); then
     whole pieces of sky are held out together, and only rows without a position by themselves. withheld: pairs of surveys (or
-    modalities) of which a row shows only one, always the same one, though it has both.
+    modalities) of which a row shows only one, always the same one, though it has both. led: (R,) of each row the one that leads
+    its object; then all an object's rows are read as one, of what several have the first. copies: as `copies_of` gives them; in
+    each epoch every object is shown as it was measured or as one of them.
     """
 
     def __init__(self, skies: Sequence[Mapping[str, Records]], layout: Layout, batch: int, seed: int, validation: float,
-                 withheld: Sequence[tuple[str, str]] = (), cells: Sequence[Rows] | None = None) -> None:
-        self.skies, self.layout, self.batch, self.seed = skies, layout, batch, seed
+                 withheld: Sequence[tuple[str, str]] = (), cells: Sequence[Rows] | None = None, led: Rows | None = None,
+                 copies: Sequence[Sequence[Mapping[str, Records]]] = ()) -> None:
+        self.skies, self.layout, self.batch, self.seed, self.copies = skies, layout, batch, seed, copies
         reach = [max(r.reach for r in records.values()) for records in skies]
         self.starts = np.concatenate([[0], np.cumsum(reach)]).astype(np.int64)
         self.pairs = [(self._modalities(a), self._modalities(b)) for a, b in withheld]
-        rows = np.concatenate([start + _trainable(records, n) for records, n, start in
-                               zip(skies, reach, self.starts[:-1], strict=True)])
+        self.paired = 0 if led is None else int((led != np.arange(len(led))).sum())  # rows that another one leads
+        self._by_leader = None if led is None else np.argsort(led, kind="stable")
+        self._leader = None if self._by_leader is None or led is None else led[self._by_leader]
+        rows = _trainable(skies, self.starts, led)
         out = hashed(rows, SPLIT_SALT) < validation
         if cells is not None:
             cell = np.concatenate([some[:n] for some, n in zip(cells, reach, strict=True)])[rows]
@@ -92,25 +151,61 @@ class TokenData:
             self._epoch, self._order = epoch, order
         return self.train[self._order[within * self.batch : (within + 1) * self.batch]]
 
-    def read(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Ids int64 (B, N), 0 where there is none, and which tokens are there, bool (B, N).
+    def ways(self, rows: Rows, step: int) -> Rows:
+        """(B,) how each row's object is turned in a step, as a number among `WAYS`; 0 for a step below 0 and without copies."""
+        if step < 0 or not self.copies:
+            return np.zeros(len(rows), np.int64)
+        epoch = step // (len(self.train) // self.batch)
+        chance = hashed(rows, WAY_SALT + epoch + (self.seed << 32))
+        return (chance * (1 + len(self.copies))).astype(np.int64)
+
+    def read(self, rows: Rows, step: int = -1) -> tuple[Tensor, Tensor]:
+        """Ids int64 (B, N), 0 where there is none, and which tokens are there, bool (B, N), turned as a step asks for.
 
         Raises ValueError for an id that the model does not know.
         """
         ids = np.zeros((len(rows), self.layout.places), np.int64)
         there = np.zeros(ids.shape, bool)
-        sky_of = np.searchsorted(self.starts, rows, side="right") - 1
+        place_of, members = self._members(rows)
+        way = self.ways(rows, step)[place_of]
+        sky_of = np.searchsorted(self.starts, members, side="right") - 1
         for index, records in enumerate(self.skies):
             mine = np.flatnonzero(sky_of == index)
-            for key, record in records.items():
-                found, values = record.at(rows[mine] - self.starts[index])
-                place = self.layout.slices[key]
-                top = self.layout.config.modality(key).vocabulary - 1
-                if values.size and int(values.max()) > top:
-                    raise ValueError(f"{record.folder} has the id {int(values.max())}, but the model's go up to {top}; {MADE}")
-                ids[mine[found], place] = values
-                there[mine[found], place] = values != PADDING if key in self.layout.sequences else True
+            for key in records:
+                for record, some in self._turned(index, key, mine, way):
+                    found, values = record.at(members[some] - self.starts[index])
+                    self._fill(ids, there, key, place_of[some[found]], values, record.folder)
         return torch.from_numpy(ids), self._withhold(torch.from_numpy(there), rows)
+
+    def _members(self, rows: Rows) -> tuple[Rows, Rows]:
+        """All rows of the objects that some rows (B,) lead, and at which place of the batch each belongs."""
+        if self._leader is None or self._by_leader is None:
+            return np.arange(len(rows)), rows
+        first, after = (np.searchsorted(self._leader, rows, side) for side in ("left", "right"))
+        count = after - first
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        return np.repeat(np.arange(len(rows)), count), self._by_leader[np.repeat(first, count) + within]
+
+    def _turned(self, index: int, key: str, mine: Rows, way: Rows) -> Iterator[tuple[Records, Rows]]:
+        """The tokens of a sky's modality, or of its copies, and which rows are to be read from them."""
+        if not self.copies or key not in self.copies[0][index]:
+            yield self.skies[index][key], mine
+            return
+        for number, record in enumerate([self.skies[index][key], *(copy[index][key] for copy in self.copies)]):
+            if len(some := mine[way[mine] == number]):
+                yield record, some
+
+    def _fill(self, ids: NDArray[np.int64], there: NDArray[np.bool_], key: str, at: Rows, values: NDArray[Any], folder: Path
+              ) -> None:
+        """Put tokens (k, n) of a modality into the places `at` (k,), increasing, of a batch that do not have it yet."""
+        place = self.layout.slices[key]
+        top = self.layout.config.modality(key).vocabulary - 1
+        if values.size and int(values.max()) > top:
+            raise ValueError(f"{folder} has the id {int(values.max())}, but the model's go up to {top}; {MADE}")
+        new = np.diff(at, prepend=-1) > 0
+        new &= ~there[at, place].any(1)
+        ids[at[new], place] = values[new]
+        there[at[new], place] = values[new] != PADDING if key in self.layout.sequences else True
 
     def _withhold(self, there: Tensor, rows: Rows) -> Tensor:
         """One side of each withheld pair is hidden."""
@@ -141,9 +236,14 @@ def cells_of(sky: Path) -> Rows:
     return np.asarray(pc.fill_null(column, -1).to_numpy(), np.int64)
 
 
-def _trainable(records: Mapping[str, Records], reach: int) -> Rows:
-    """The rows that have two tokens at least: one to read and one to ask for."""
-    tokens = np.zeros(reach, np.int32)
-    for record in records.values():
-        tokens[record.rows] += record.shape[0]
+def _trainable(skies: Sequence[Mapping[str, Records]], starts: Rows, led: Rows | None) -> Rows:
+    """The rows, of paired ones those that lead, that have two tokens at least: one to read and one to ask for."""
+    tokens = np.zeros(starts[-1], np.int32)
+    for key in dict.fromkeys(key for records in skies for key in records):
+        has = np.zeros(starts[-1], bool)
+        for records, start in zip(skies, starts[:-1], strict=True):
+            if key in records:
+                rows = start + records[key].rows.astype(np.int64)
+                has[rows if led is None else led[rows]] = True
+        tokens += has * np.int32(next(records[key] for records in skies if key in records).shape[0])
     return np.flatnonzero(tokens > 1).astype(np.int64)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from small_codecs import catalog_codec, image_codec, scalar_codec
+from small_codecs import catalog_codec, image_codec, scalar_codec, written
+from typer.testing import CliRunner
 
-from engine import demo_sky
+from engine import checkpoints, demo_sky, jobs
 from engine.augment import WAYS, turned
+from engine.checkpoints import save_aion
+from engine.cli import app
+from engine.models.omni import Omni, OmniConfig
 from engine.objects import Catalog, Image, Scalar, SkyObject
+from engine.records import Records
+from engine.store import Store
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -48,3 +57,41 @@ def test_tokens_of_turned_shapes(way: tuple[int, bool]) -> None:
     for ij, value in expected.items():
         table = scalar_codec(f"i_sdssshape_shape{ij}", "cdf")
         assert table.tokenize(after.scalars[f"shape{ij}"].value) == table.tokenize(value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of AION-1's kind with small codecs."""
+    domains = ("tok_image", "tok_spectrum_desi", "tok_flux_g", "catalog")
+    made = tmp_path_factory.mktemp("bundle") / "aion-small"
+    save_aion(made, Omni(OmniConfig(domains, domains, norm_bias=False, act_layer="SiLU", dim=32, encoder_depth=1,
+                                    decoder_depth=1, num_heads=4)))
+    for name in ("image", "spectrum", "FLUX_G", "catalog"):
+        shutil.copytree(written(tmp_path_factory.mktemp(name), name), made / "codecs" / name)
+    return made
+
+
+def test_copies_are_stored_beside_the_objects(folder: Path, tmp_path: Path) -> None:
+    some = list(demo_sky.objects(3, 0, 6))
+    sky = tmp_path / "s.sky"
+    Store.create(sky, lossless=True).append([*some, SkyObject("bare")], ["x"] * 7)
+    steps = jobs.tokenize(sky, folder, copies=2)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    done = CliRunner().invoke(app, ["tokenize", str(sky), "--model", str(folder), "--copies", "2"])
+    assert done.exit_code == 0 and "6 have tok_image@2" in done.output, done.output
+    names = {path.name for path in (sky / "tokens").iterdir()}
+    assert names == {"tok_image", "tok_image@1", "tok_image@2", "tok_spectrum_desi", "tok_flux_g",
+                     "catalog", "catalog@1", "catalog@2"}, "what does not change has no copies"
+    bundle = checkpoints.load(folder)
+    assert isinstance(bundle, checkpoints.OmniBundle)
+    for way in (1, 2):
+        records = Records.open(sky / "tokens" / f"tok_image@{way}")
+        expected = bundle.ids("tok_image", [turned(Store(sky).read(row), *WAYS[way]) for row in range(6)])[1]
+        assert np.array_equal(records.values, expected.numpy()) and records.rows.tolist() == list(range(6))
+        assert records.reach == 7 and records.manifest["turned"] == {"quarter turns": way, "flipped": False}
+    assert not np.array_equal(records.values, Records.open(sky / "tokens" / "tok_image").values)
+    done = CliRunner().invoke(app, ["tokenize", str(sky), "--model", str(folder), "--copies", "8"])
+    assert done.exit_code == 2
+    with pytest.raises(ValueError, match="7 other ways, so there are no 9 copies"):
+        list(jobs.tokenize(sky, folder, copies=9))
