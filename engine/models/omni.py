@@ -56,13 +56,14 @@ class Encoded:
 class Embedding(nn.Module):
     """One modality's tables: token vectors, its own vector, and (on the way out) the vectors that give logits."""
 
+    token_emb: nn.Embedding
     mod_emb: Tensor
     to_logits: nn.Linear
 
-    def __init__(self, modality: Modality, dim: int, own: bool, out: bool) -> None:
+    def __init__(self, modality: Modality, dim: int, tokens: bool, own: bool, out: bool) -> None:
         super().__init__()
-        # Given its table, it draws none: on the meta device that would import a second of torch's Python.
-        self.token_emb = nn.Embedding.from_pretrained(torch.empty(modality.vocabulary, dim), freeze=False)
+        if tokens:  # Given its table, it draws none: on the meta device that would import a second of torch's Python.
+            self.token_emb = nn.Embedding.from_pretrained(torch.empty(modality.vocabulary, dim), freeze=False)
         if own:
             self.mod_emb = nn.Parameter(torch.empty(1, 1, dim))
         if out:
@@ -84,9 +85,10 @@ class Omni(nn.Module):
         self.outputs = {key: c.modality(key) for key in c.domains_out}
         with torch.device("meta"):  # nothing is drawn from torch's global generator
             self.encoder_embeddings = nn.ModuleDict({
-                key: Embedding(m, c.dim, own=not self._shares(key), out=False) for key, m in self.inputs.items()})
+                key: Embedding(m, c.dim, True, own=not self._shares(key), out=False) for key, m in self.inputs.items()})
+            # The decoder reads no tokens but those of sequences. The published files have tables of all, ours do not.
             self.decoder_embeddings = nn.ModuleDict({
-                key: Embedding(m, c.dim, own=True, out=True) for key, m in self.outputs.items()})
+                key: Embedding(m, c.dim, is_sequence(m) or not c.sizes, own=True, out=True) for key, m in self.outputs.items()})
             self.mask_token = nn.Parameter(torch.empty(1, 1, c.dim))
             registers = torch.empty(1, c.num_register_tokens, c.dim)
             self.register_tokens = nn.Parameter(registers) if c.num_register_tokens else None

@@ -23,7 +23,7 @@ class CodecRecipe:
     validation: further ones, for the curve and the figures. legacy: the share of a batch that is of this survey; desi: how
     often a batch is of this spectrograph; drop_some: the share of objects that bands are left out of, drop: each band's chance
     then. photometry: weight of the loss of fluxes in apertures, reach: of latents that are too large; floor: error of a
-    spectrum's pixel that counts at least, as a share of its mean flux. entries: of a scalar's table.
+    spectrum's pixel that counts at least, as a share of its mean flux. entries: of a number's table; redshifts: of the redshift's grid.
     """
 
     kind: Kind
@@ -45,7 +45,8 @@ class CodecRecipe:
     reach: float = 0.02
     desi: float = 0.7
     floor: float = 0.03
-    entries: int = 1024
+    entries: int = 256
+    redshifts: int = 1024
     threads: int = 1  # two codecs side by side, a thread each, take less time than one after the other
     bfloat16: bool = True
     report_every: int = 100

@@ -29,7 +29,7 @@ def fit(recipe: CodecRecipe, source: CodecSource, folder: Path) -> dict[str, Any
         if modality.codec not in ("cdf", "log", "grid", "multi") or name not in source.arrays:
             continue
         values = known(source.read(name, source.rows))
-        codec = fitted(modality, values, recipe.entries)
+        codec = fitted(modality, values, recipe.redshifts if modality.codec == "grid" else recipe.entries)
         checkpoints.save_codec(folder / modality.folder, codec, {"recipe": recipe.to_dict(), "objects": len(values)})
         figures[modality.folder] = kept(codec, known(source.read(name, source.held_out(recipe.validation))))
     shapes = known(torch.stack([source.read(f"s_{name}", source.rows) for name in COLUMNS[2:]], 1))

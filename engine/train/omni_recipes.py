@@ -24,11 +24,11 @@ SPLITS = ("rows", "positions")
 class OmniRecipe:
     """One masked training run.
 
-    batch: objects a step, of all processes together, in `pieces` one after another. rate: rises over the share `warmup` of the
-    steps, stays for the share `flat`, and falls as a cosine. average: what the averaged weights, which are the result, keep of
-    themselves in a step. validation: the share of objects held out, by "rows" or whole pieces of sky ("positions");
-    validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored: of the result.
-    threads: of torch on a CPU.
+    soften: see `MaskedOmni`. batch: objects a step, of all processes together, in `pieces` one after another. rate: rises over
+    the share `warmup` of the steps, stays for the share `flat`, and falls as a cosine. average: what the averaged weights,
+    which are the result, keep of themselves in a step. validation: the share of objects held out, by "rows" or whole pieces of
+    sky ("positions"); validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored:
+    of the result. threads: of torch on a CPU.
     """
 
     name: str
@@ -38,6 +38,7 @@ class OmniRecipe:
     heads: int
     budgets: Budgets = field(default_factory=Budgets)
     loss: str = "modality"
+    soften: float = 1.0
     seed: int = 1
     batch: int = 64
     pieces: int = 1
@@ -92,11 +93,11 @@ DEMO = Budgets((16, 40, 64, 64, 72, 88, 128), 48)
 AION = Budgets((256,), 128, scheme="aion")
 # AION-1's own three: arXiv:2510.17960, sec. 5 and app. B
 _published = {"budgets": AION, "batch": 8192, "steps": 205_000, "rate": 2e-4, "warmup": 0.1, "betas": (0.9, 0.95),
-              "average": 0.9999, "validated": 8192, "checkpoint_every": 1000, "compiled": True}
+              "average": 0.9999, "soften": 0.0, "validated": 8192, "checkpoint_every": 1000, "compiled": True}
 RECIPES: dict[str, OmniRecipe] = {r.name: r for r in (
     OmniRecipe("tiny", 32, 1, 1, 2, Budgets((8, 16), 8), batch=16, steps=40, rate=3e-3, warmup=0.1, average=0.9, threads=1,
                bfloat16=False, validation=0.1, validated=64, report_every=10, checkpoint_every=10),
-    OmniRecipe("small", 192, 5, 4, 3, DEMO, rate=1.2e-3, flat=0.68, steps=40_000),
+    OmniRecipe("small", 192, 5, 4, 3, DEMO, rate=1.2e-3, flat=0.68, steps=40_000, stored="bfloat16"),
     OmniRecipe("base", 768, 12, 12, 12, **_published, pieces=32),  # type: ignore[arg-type]
     OmniRecipe("large", 1024, 24, 24, 16, **_published, pieces=32, recompute=True),  # type: ignore[arg-type]
     OmniRecipe("xlarge", 2048, 24, 24, 32, **_published, pieces=64, recompute=True),  # type: ignore[arg-type]

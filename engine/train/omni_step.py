@@ -80,13 +80,21 @@ def weights(counts: Tensor, loss: str) -> Tensor:
     return there.float() / (counts.clamp_min(1) * there.sum().clamp_min(1))
 
 
+def softened(vocabulary: int, width: float) -> Tensor:
+    """(V, V): for each id a Gaussian about it, in bins, which sums to 1."""
+    bins = torch.arange(vocabulary)
+    spread = torch.exp(-0.5 * ((bins[:, None] - bins) / width) ** 2)
+    return spread / spread.sum(1, keepdim=True)
+
+
 class MaskedOmni(nn.Module):
     """A transformer with the loss of its masked training: `forward` gives the sum of cross-entropies of each modality."""
 
     positions: Tensor
     modality: Tensor
 
-    def __init__(self, model: Omni) -> None:
+    def __init__(self, model: Omni, soften: float = 0.0) -> None:
+        """soften: standard deviation, in bins, of what a token of an even grid (a redshift) is spread to as a target."""
         super().__init__()
         self.model, self.layout = model, Layout(model.config)
         rows = [position_table(model.config.modality(key), model.config.dim)[:n]
@@ -94,13 +102,21 @@ class MaskedOmni(nn.Module):
         device = model.mask_token.device
         self.register_buffer("positions", torch.cat(rows).to(device), persistent=False)
         self.register_buffer("modality", self.layout.modality.to(device), persistent=False)
+        self.grids = [key for key in self.layout.keys if soften and model.config.modality(key).codec == "grid"]
+        for key in self.grids:
+            spread = softened(model.config.modality(key).vocabulary, soften).to(device)
+            self.register_buffer(f"softened_{key}", spread, persistent=False)
 
     def forward(self, batch: Compact) -> Tensor:
         """(M,) float32: the summed cross-entropy of the targets of each modality."""
         target_ids = batch.target_ids.flatten()[batch.by_target].split(batch.target_counts)[:-1]
-        sums = [F.cross_entropy(logits.float(), ids, reduction="sum")
-                for logits, ids in zip(self.logits(batch), target_ids, strict=True)]
+        sums = [F.cross_entropy(logits.float(), self._targets(key, ids), reduction="sum")
+                for key, logits, ids in zip(self.layout.keys, self.logits(batch), target_ids, strict=True)]
         return torch.stack(sums)
+
+    def _targets(self, key: str, ids: Tensor) -> Tensor:
+        """Ids (n,), or, of a grid's, distributions (n, vocabulary)."""
+        return F.embedding(ids, getattr(self, f"softened_{key}")) if key in self.grids else ids
 
     def logits(self, batch: Compact) -> list[Tensor]:
         """Of each modality (n, vocabulary), its targets in the order of `batch.by_target`."""
