@@ -24,6 +24,7 @@ from engine.tiles import Tiles
 from explorer import pictures, sources, spectra
 from explorer.runs import Runs
 from explorer.words import (
+    GENERATE,
     NO_MODEL,
     PRESERVED,
     cannot_generate,
@@ -143,12 +144,14 @@ class Desk:
         """All that a page needs to begin."""
         out = self.state()
         if self._sky is None:
-            return out | {"name": self.path.stem, "columns": [], "spaces": [], "lines": spectra.LINES, "first": None}
+            return out | {"name": self.path.stem, "columns": [], "spaces": [], "lines": spectra.LINES, "first": None,
+                          "words": GENERATE}
         columns = [self.describe("density")]
         columns += [self.describe(name) for name in sorted(self.sky.columns, key=colour_rank) if name not in HIDDEN]
         if any(np.isfinite(self.sky.map(m["name"]).preserved).any() for m in out["maps"]):
             columns.append(self.describe(PRESERVED))
         return out | {"name": self.sky.name, "columns": columns, "spaces": list(self.sky.spaces), "lines": spectra.LINES,
+                      "words": GENERATE,
                       "comparable": {space: self.sky.comparable(space) for space in self.sky.spaces},
                       "first": self.good_first()}
 

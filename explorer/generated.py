@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 SIDE = 384  # pixels that a marked picture has at least: its words must be readable
 WORDS = 38  # their height
-ORANGE, PLATE = (230, 159, 0), (14, 17, 22)
+ORANGE, PLATE, PALE = (230, 159, 0), (14, 17, 22), (230, 237, 243)
+RED, WHITE, BLUE = (np.array(c, float) for c in ((178, 24, 43), (247, 247, 247), (33, 102, 172)))  # of ColorBrewer's RdBu
+CHI = 5.0  # sigma at its ends
 BINS = 160  # of a curve
 SHOWN = (0.001, 0.999)  # quantiles between which a curve is drawn
 
@@ -39,17 +41,35 @@ def look_for(survey: str, measured: Image | None) -> pictures.Look | None:
 
 def stamp(image: Image, look: pictures.Look | None) -> bytes:
     """PNG of a generated image, enlarged pixel by pixel, with a dashed frame, the word in it and its history in the file."""
-    small = Pillow.open(io.BytesIO(pictures.picture(image, look).png)).convert("RGB")
+    rgb = np.asarray(Pillow.open(io.BytesIO(pictures.picture(image, look).png)).convert("RGB"))
+    below = "" if np.isfinite(image.pixels).all() else NOT_OBSERVED
+    return marked(rgb, GENERATED, below, image.history)
+
+
+def residual(chi: Array, like: Image, history: Sequence[str]) -> bytes:
+    """PNG of chi (B, ny, nx) on the pixels of a measured image, all bands together: red where less was measured than the
+    generated one would give, blue where more, white where they agree, `CHI` sigma at the ends; hatched where unknown."""
+    known = np.isfinite(chi)
+    summed = np.where(known, chi, 0).sum(0) / np.sqrt(np.maximum(known.sum(0), 1))
+    shade = np.clip(summed / CHI, -1, 1)[..., None]
+    rgb = np.where(shade < 0, WHITE + (WHITE - RED) * shade, WHITE + (BLUE - WHITE) * shade).astype(np.uint8)
+    rgb = pictures.upright(pictures.hatched(rgb, ~known.any(0)), pictures.turn_of(like))
+    return marked(rgb, "χ", "", history)
+
+
+def marked(rgb: Array, above: str, below: str, history: Sequence[str]) -> bytes:
+    """PNG of (ny, nx, 3) bytes, enlarged, framed, with words at the top left and the bottom right."""
+    small = Pillow.fromarray(np.ascontiguousarray(rgb))
     factor = max(1, -(-SIDE // max(small.size)))
     large = small.resize((small.width * factor, small.height * factor), Pillow.Resampling.NEAREST)
     draw, font = ImageDraw.Draw(large), ImageFont.load_default(WORDS)
     dashed(draw, large.size)
-    words(draw, font, GENERATED, (0, 0), ORANGE)
-    if not np.isfinite(image.pixels).all():
-        box = draw.textbbox((0, 0), NOT_OBSERVED, font)
-        words(draw, font, NOT_OBSERVED, (int(large.width - box[2] - 24), int(large.height - box[3] - 22)), (230, 237, 243))
+    words(draw, font, above, (0, 0), ORANGE)
+    if below:
+        box = draw.textbbox((0, 0), below, font)
+        words(draw, font, below, (int(large.width - box[2] - 24), int(large.height - box[3] - 22)), PALE)
     about = PngInfo()
-    about.add_itxt("Description", "; ".join(image.history))
+    about.add_itxt("Description", "; ".join(history))
     out = io.BytesIO()
     large.save(out, "PNG", compress_level=1, pnginfo=about)
     return out.getvalue()

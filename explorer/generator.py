@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from explorer import generated
 from explorer.sources import Source, sources_of
-from explorer.words import draws_line, plain, target_title
+from explorer.words import plain, target_title
 
 if TYPE_CHECKING:
     from engine.checkpoints import OmniBundle
@@ -64,7 +64,7 @@ def frames(bundle: OmniBundle, thing: SkyObject, source: Source, seed: int) -> I
             for step in steps:
                 share = (done + step.fraction * weight[target]) / total
                 if isinstance(step.preview, list):  # the last one
-                    yield Frame(share, title, *shows.end(step.preview[0][target], seed))
+                    yield Frame(share, title, *shows.end(step.preview[0][target]))
                 elif step.preview is not None and time.monotonic() - shown >= PREVIEW_EVERY:
                     shown = time.monotonic()
                     yield Frame(share, title, *shows.preview(step.preview))
@@ -108,7 +108,7 @@ class Shows:
             return {self.target: {"shown": [{"title": "unfinished", "file": name}]}}, {name: self.stamp(unfinished)}
         if self.modality.kind == "spectrum":
             name = self.file("band", "bin")
-            return {self.target: {"file": name, "samples": 0}}, {name: generated.band([unfinished])}
+            return {self.target: {"file": name, "done": False}}, {name: generated.band([unfinished])}
         return {self.target: {"curve": generated.curve(unfinished, self.redshift)}}, {}
 
     def stamp(self, image: Any) -> bytes:
@@ -118,16 +118,16 @@ class Shows:
     def redshift(self) -> float | None:
         return plain(self.thing.scalars.get("z"))
 
-    def end(self, part: Part, seed: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def end(self, part: Part) -> tuple[dict[str, Any], dict[str, bytes]]:
         settings = part.origin.partition("scheme ")[2].rpartition(", seed")[0]
-        about: dict[str, Any] = {"done": True, "origin": part.origin, "numbers": draws_line(seed, self.samples, settings)}
+        about: dict[str, Any] = {"done": True, "origin": part.origin, "settings": settings, "samples": self.samples}
         files: dict[str, bytes] = {}
         if self.modality.kind == "image":
             named = [*((f"sample {i + 1}", one) for i, one in enumerate(part.samples)), ("typical", part.typical)]
             about["shown"] = [{"title": title, "file": self.file(title.replace(" ", "-"))} for title, _ in named]
             files = {one["file"]: self.stamp(image) for one, (_, image) in zip(about["shown"], named, strict=True)}
         elif self.modality.kind == "spectrum":
-            about |= {"file": self.file("band", "bin"), "samples": self.samples}
+            about["file"] = self.file("band", "bin")
             files = {about["file"]: generated.band(part.samples)}  # type: ignore[arg-type]
         elif part.distribution is not None:
             about["curve"] = generated.curve(part.distribution, self.redshift)

@@ -182,8 +182,6 @@ class Runs:
         run.note = frame.get("error", "")
         if run.status == "done":
             run.fraction = 1.0
-            used = {name for part in run.parts.values() for name in mentioned(part)}
-            run.files = {name: content for name, content in run.files.items() if name in used}
         self._forget()
         self._next()
 
@@ -196,9 +194,3 @@ class Runs:
                 return
             size -= run.size
             del self._runs[run.key]
-
-
-def mentioned(part: dict[str, Any]) -> list[str]:
-    """The files that a part speaks of."""
-    return [*part.get("measured", {}).values(), *(one["file"] for one in part.get("shown", [])),
-            *([part["file"]] if "file" in part else [])]

@@ -10,7 +10,7 @@ from typing import Any
 from engine.modalities import MODALITIES, Modality
 from engine.model_files import model_of, read_json
 from engine.objects import SkyObject
-from explorer.words import NO_INPUT, NO_MODEL, cannot_generate, source_title
+from explorer.words import FROM, NO_INPUT, NO_MODEL, cannot_generate, source_title, target_title
 
 REDSHIFT = "tok_z"
 TARGETS = {  # what is at hand -> what is asked for, the quickest first
@@ -81,4 +81,10 @@ def offer(folder: Path | None, thing: SkyObject) -> dict[str, Any]:
         return {"sources": [], "why": str(error)}
     here = [s for s in known.values() if has(thing, s.key)]
     why = "" if here else NO_MODEL if folder is None else NO_INPUT if known else cannot_generate(folder.name)
-    return {"sources": [{"key": s.key, "title": source_title(s.key), "targets": list(s.targets)} for s in here], "why": why}
+    given = [{"key": s.key, "name": FROM[s.key][0], "title": source_title(s.key), "targets": [about(key) for key in s.targets]}
+             for s in here]
+    return {"sources": given, "why": why}
+
+
+def about(target: str) -> dict[str, str]:
+    return {"key": target, "kind": MODALITIES[target].kind, "title": target_title(target)}

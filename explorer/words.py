@@ -21,10 +21,21 @@ NAMES = {  # column -> how people write it
     "density": "density of objects", "zwarning": "redshift warning", "ra": "right ascension", "dec": "declination",
 }
 
-FROM = {"legacy": "Legacy image", "hsc": "HSC image", "sdss": "SDSS spectrum", "desi": "DESI spectrum", "gaia": "Gaia XP"}
+FROM = {"legacy": ("Legacy", "image"), "hsc": ("HSC", "image"), "sdss": ("SDSS", "spectrum"), "desi": ("DESI", "spectrum"),
+        "gaia": ("Gaia XP", "spectrum")}
 GENERATED = "generated"
 NOT_OBSERVED = "not observed"
-PLAUSIBLE = "many-token draws are plausible, not calibrated"
+GENERATE = {  # what the strip says
+    "title": "Generate", "from": "from", "seed": "seed", "go": "Generate", "stop": "Stop", "again": "Draw again",
+    "hint": "What the model expects of this object, beside what was measured:", "generated": GENERATED, "input": "input",
+    "measured": "measured", "none": "not measured", "hidden": "hidden (v)", "unfinished": "unfinished",
+    "stopped": "Stopped: what is shown is unfinished, not a shorter run.", "waiting": "waits for other runs: ",
+    "band": "median, 16–84 % of {} samples", "samples": "samples", "chi": "χ per pixel, −5 σ red to +5 σ blue",
+    "redshift": "redshift", "posterior": "what the model says of the redshift",
+    "not_posterior": "not a posterior", "plausible": "Many-token draws are plausible, not calibrated.",
+    "how": "how it was made",
+    "inconsistent": "inconsistent with the input", "consistent": "observed again: consistent with the input",
+}
 NO_INPUT = "This object has no image or spectrum that the model reads."
 NO_MODEL = "The model that made this sky's vectors is not there any more; start again with --model FOLDER."
 
@@ -34,8 +45,8 @@ def cannot_generate(model: str) -> str:
 
 
 def source_title(survey: str) -> str:
-    """What is generated from."""
-    return FROM[survey]
+    """What is generated from: "Legacy image"."""
+    return " ".join(FROM[survey])
 
 
 def target_title(key: str) -> str:
@@ -43,9 +54,9 @@ def target_title(key: str) -> str:
     return MODALITIES[key].name.replace("Legacy Surveys", "Legacy")
 
 
-def draws_line(seed: int, samples: int, settings: str) -> str:
-    """How something was drawn, for the small print beneath it."""
-    return f"seed {seed} · {samples} sample{'' if samples == 1 else 's'} · {settings}"
+def chi_line(found: Any) -> str:
+    """How well a generated measurement, observed again, agrees with the input."""
+    return f"χ² {found.chi2:.2f}, {max(found.significance, 0):.1f} σ off"
 
 
 def colour_rank(name: str) -> tuple[int, str]:

@@ -2,21 +2,23 @@
 
 import { SpectrumView, drawCurves } from "./spectrum.js";
 import { crisp, h } from "./dom.js";
+import { Generate } from "./generate.js";
 
 const BARS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300];
 
 export class Card {
-  constructor(root, app) { Object.assign(this, { root, app, pictures: new Map() }); }
+  constructor(root, app) { Object.assign(this, { root, app, pictures: new Map(), generate: new Generate(app) }); }
 
-  show(card) {
+  show(card, again = false) {
     this.card = card;
-    this.root.replaceChildren(this.title(card), this.images(card), this.spectrum(card), this.curves(card), this.table(card), this.history(card));
-    this.root.scrollTop = 0;
+    this.root.replaceChildren(this.title(card), this.images(card), this.spectrum(card), this.generate.show(card), this.curves(card), this.table(card), this.history(card));
+    if (!again) { this.root.scrollTop = 0; }
+    this.generate.paint();
     if (this.view) { this.loadSpectrum(0); }
     if (card.curves.length) { requestAnimationFrame(() => drawCurves(this.root.querySelector(".curves canvas"), card.curves, this.app.colours())); }
   }
 
-  repaint() { if (this.card) { this.show(this.card); } }
+  repaint() { if (this.card) { this.show(this.card, true); } }
 
   title(card) {
     const p = card.position, copy = h("button", { class: "quiet", title: "Copy the position (c)", onclick: () => this.copy() }, "copy");

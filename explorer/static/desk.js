@@ -6,7 +6,7 @@ import { SkyMap } from "./map.js";
 import { Strip } from "./strip.js";
 
 const KEYS = [["/", "search"], ["click, Enter", "choose an object"], ["1 … 8", "go to neighbour"], ["← →", "previous, next neighbour"], ["↑ ↓", "follow it, come back"], ["+ − 0", "zoom, whole map"],
-  ["s", "surprise me"], ["c", "copy the position"], ["d", "dark or light"], ["f", "fold the card"], ["Esc", "close"]];
+  ["s", "surprise me"], ["c", "copy the position"], ["d", "dark or light"], ["f", "fold the card"], ["Ctrl Enter", "generate, stop"], ["v", "hide or show what was measured beside it"], ["Esc", "stop, close"]];
 const HINT = "Each dot is an object; neighbours look alike to the model. Click one.";
 const HINTS = { sky: "Each dot is an object where it stands on the sky, north up, east left. Click one.", arrival: "Each dot is an object, in the order of arrival. Click one." };
 
@@ -39,8 +39,8 @@ class Desk {
 
   url(path, query) { const u = new URL(path, this.base); for (const [k, v] of Object.entries(query || {})) { u.searchParams.set(k, v); } return u.href; }
 
-  async ask(path, query) {
-    const answer = await fetch(this.url(path, query));
+  async ask(path, query, method = "GET") {
+    const answer = await fetch(this.url(path, query), { method });
     const content = await answer.json();
     if (!answer.ok) { throw new Error(content.error || answer.statusText); }
     return content;
@@ -78,7 +78,7 @@ class Desk {
 
   colours() {
     const style = getComputedStyle(this.root), v = name => style.getPropertyValue(name).trim();
-    return { data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--absorption"), text: v("--text") };
+    return { data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--absorption"), text: v("--text"), generated: v("--generated") };
   }
 
   // -- the beginning, and a sky that grows
@@ -90,7 +90,7 @@ class Desk {
 
   async load() {
     const start = await this.ask("start.json");
-    Object.assign(this, { name: start.name, columns: start.columns, lines: start.lines, first: start.first });
+    Object.assign(this, { name: start.name, columns: start.columns, lines: start.lines, words: start.words, first: start.first });
     if (start.spaces.length) { this.spaces = start.spaces; }
     this.comparable = start.comparable || {};
     if (this.comparable[this.state.query]?.includes(this.state.among) === false) { this.state.among = this.state.query; }
@@ -301,11 +301,12 @@ class Desk {
 
   key(event) {
     const target = event.composedPath()[0];
+    if (event.key === "Enter" && event.ctrlKey) { event.preventDefault(); this.card.generate.press(); return; }
     if (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) { return; }
     const near = this.answer?.neighbours || [], step = d => { if (near.length) { this.step = ((this.step ?? -1) + d + near.length + (this.step === -1 && d < 0 ? 1 : 0)) % near.length; this.light(this.step); } };
-    const acts = { "/": () => this.search.focus(), "?": () => this.help(), "+": () => this.map.zoom(2), "=": () => this.map.zoom(2), "-": () => this.map.zoom(0.5), 0: () => this.map.fit(), d: () => this.toggleTheme(), s: () => this.surprise(), c: () => this.card.copy(),
+    const acts = { "/": () => this.search.focus(), "?": () => this.help(), "+": () => this.map.zoom(2), "=": () => this.map.zoom(2), "-": () => this.map.zoom(0.5), 0: () => this.map.fit(), d: () => this.toggleTheme(), s: () => this.surprise(), c: () => this.card.copy(), v: () => this.card.generate.veil(),
       f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && history.back(),
-      Escape: () => { this.root.querySelector(".help")?.remove(); this.reading.replaceChildren(); } };
+      Escape: () => { this.card.generate.stop(); this.root.querySelector(".help")?.remove(); this.reading.replaceChildren(); } };
     const act = acts[event.key] || (/^[1-9]$/.test(event.key) && near[event.key - 1] ? () => this.go(near[event.key - 1].row) : null);
     if (act) { event.preventDefault(); act(); }
   }

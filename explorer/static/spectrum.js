@@ -19,6 +19,13 @@ export class SpectrumView {
     this.draw();
   }
 
+  overlay(buffer, word) { // what was generated: median and quantiles, drawn over the measurement; word: the mark
+    const all = new Float32Array(buffer), n = all.length / 4, [wave, middle, low, high] = [0, 1, 2, 3].map(i => all.subarray(i * n, (i + 1) * n));
+    this.over = { wave, middle, low, high, word };
+    if (!this.flux) { this.load(new Float32Array([...wave, ...new Float32Array(2 * n), ...new Float32Array(n).fill(1)]).buffer, { calibrated: true, unit: this.unit }); }
+    this.draw();
+  }
+
   boxcar() { // running mean over the good pixels
     const n = this.flux.length, half = (this.smooth - 1) / 2, out = new Float32Array(n), sum = new Float64Array(n + 1), count = new Float64Array(n + 1);
     for (let i = 0; i < n; i++) { const good = this.bad[i] ? 0 : 1; sum[i + 1] = sum[i] + good * this.flux[i]; count[i + 1] = count[i] + good; }
@@ -50,16 +57,42 @@ export class SpectrumView {
     const c = this.canvas.getContext("2d");
     c.scale(ratio, ratio);
     const [lo, hi] = this.range, first = this.at(lo), last = Math.min(this.wave.length, this.at(hi) + 1);
-    const [f0, f1] = this.fluxLimits(first, last);
+    const [f0, f1] = this.limitsWith(this.fluxLimits(first, last), lo, hi);
     const px = l => LEFT + (l - lo) / (hi - lo) * (w - LEFT - RIGHT), py = f => h - BOTTOM - (f - f0) / (f1 - f0) * (h - TOP - LABELS - BOTTOM);
     this.px = px;
     this.axes(c, w, h, px, py, f0, f1);
     this.markers(c, px, w, h);
     c.save();
     c.beginPath(); c.rect(LEFT, TOP, w - LEFT - RIGHT, h - TOP - BOTTOM); c.clip();
-    this.band(c, first, last, px, py);
-    this.steps(c, first, last, px, py);
+    if (!this.veiled) { this.band(c, first, last, px, py); this.steps(c, first, last, px, py); }
+    if (this.over) { this.drawOver(c, px, py, w); }
     c.restore();
+  }
+
+  limitsWith([f0, f1], lo, hi) { // room for what was generated, too
+    if (!this.over) { return [f0, f1]; }
+    const { wave, low, high } = this.over, some = [];
+    for (let i = 0; i < wave.length; i++) { if (wave[i] >= lo && wave[i] <= hi) { some.push(low[i], high[i]); } }
+    if (!some.length) { return [f0, f1]; }
+    some.sort((a, b) => a - b);
+    const least = some[Math.floor(some.length * 0.01)], most = some[Math.min(some.length - 1, Math.floor(some.length * 0.995))], none = !this.shown.some(Number.isFinite);
+    return none ? [Math.min(0, least), most + 0.08 * (most - least)] : [Math.min(f0, least), Math.max(f1, most)];
+  }
+
+  drawOver(c, px, py, w) { // averaged where several pixels share a column of the screen
+    const { wave, middle, low, high, word } = this.over, n = wave.length, step = Math.max(1, Math.floor((this.at(this.range[1]) - this.at(this.range[0])) / (w - LEFT - RIGHT)));
+    const mean = (of, i) => { let sum = 0; const to = Math.min(i + step, n); for (let k = i; k < to; k++) { sum += of[k]; } return sum / (to - i); };
+    const at = []; // the columns
+    for (let i = 0; i < n; i += step) { at.push(i); }
+    c.beginPath();
+    for (const i of at) { c.lineTo(px(wave[i]), py(mean(high, i))); }
+    for (const i of at.reverse()) { c.lineTo(px(wave[i]), py(mean(low, i))); }
+    c.globalAlpha = 0.3; c.fillStyle = this.colours.generated; c.fill(); c.globalAlpha = 1;
+    c.beginPath();
+    for (const i of at) { c.lineTo(px(wave[i]), py(mean(middle, i))); }
+    c.strokeStyle = this.colours.generated; c.lineWidth = 1.2; c.stroke();
+    c.font = "600 12px system-ui, sans-serif"; c.textAlign = "right"; c.textBaseline = "bottom"; c.fillStyle = this.colours.generated;
+    c.fillText(word, w - RIGHT - 6, this.canvas.clientHeight - BOTTOM - 4);
   }
 
   at(l) { // index of the pixel at a wavelength
@@ -255,6 +288,31 @@ export function drawCurves(canvas, curves, colours) { // light curves, one colou
     c.textAlign = "left"; c.fillText(k.band, legend + 10, 9);
     legend += 22 + c.measureText(k.band).width;
   });
+}
+
+export function drawCurve(canvas, curve, colours, words) { // a density over redshift, the middle 68 % darker, the truth as a line
+  const ratio = window.devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight, top = 20, { low, high, density, p16, median, p84, truth } = curve;
+  canvas.width = w * ratio; canvas.height = h * ratio;
+  const c = canvas.getContext("2d"), n = density.length, px = z => LEFT + (z - low) / (high - low) * (w - LEFT - RIGHT), py = d => h - BOTTOM - d * (h - top - BOTTOM - 4);
+  c.scale(ratio, ratio);
+  const area = (a, b) => {
+    c.beginPath(); c.moveTo(px(a), py(0));
+    density.forEach((d, i) => { const z = low + (i + 0.5) / n * (high - low); if (z >= a && z <= b) { c.lineTo(px(z), py(d)); } });
+    c.lineTo(px(b), py(0)); c.closePath(); c.fill();
+  };
+  c.fillStyle = colours.generated; c.globalAlpha = 0.25; area(low, high); c.globalAlpha = 0.35; area(p16, p84); c.globalAlpha = 1;
+  c.beginPath(); density.forEach((d, i) => c.lineTo(px(low + (i + 0.5) / n * (high - low)), py(d))); c.strokeStyle = colours.generated; c.lineWidth = 1.2; c.stroke();
+  c.strokeStyle = colours.rule; c.lineWidth = 1; c.beginPath(); c.moveTo(LEFT, h - BOTTOM + 0.5); c.lineTo(w - RIGHT, h - BOTTOM + 0.5); c.stroke();
+  c.font = "11px system-ui, sans-serif"; c.fillStyle = colours.quiet; c.textAlign = "center"; c.textBaseline = "top";
+  for (const z of ticks(low, high, w / 70)) { c.fillText(String(+z.toPrecision(3)), px(z), h - BOTTOM + 4); }
+  c.fillText(words.redshift, (LEFT + w - RIGHT) / 2, h - 13);
+  c.font = "600 12px system-ui, sans-serif"; c.textBaseline = "alphabetic"; c.textAlign = "left"; c.fillStyle = colours.generated;
+  const digits = Math.max(2, Math.min(5, 1 - Math.floor(Math.log10(Math.max(p84 - p16, 1e-6) / 2)))), put = v => v.toFixed(digits);
+  c.fillText(`${words.generated} z ${put(median)} +${put(p84 - median)} −${put(median - p16)}`, LEFT, 13);
+  if (truth !== null && !curve.veiled) {
+    c.strokeStyle = c.fillStyle = colours.data; c.lineWidth = 1.5; c.beginPath(); c.moveTo(px(truth), top); c.lineTo(px(truth), h - BOTTOM); c.stroke();
+    c.textAlign = "right"; c.fillText(`${words.measured} z ${truth.toFixed(Math.max(digits, 3))}`, w - RIGHT, 13);
+  }
 }
 
 function extent(values) { return values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]); }
