@@ -27,8 +27,8 @@ from engine.models.omni import Encoded, Omni
 from engine.models.processor import fast_bfloat16
 
 if TYPE_CHECKING:
-    from engine.generation import Surprise
-    from engine.objects import SkyObject
+    from engine.generation import Reobserved, Surprise
+    from engine.objects import Image, SkyObject, Spectrum
     from engine.steps import Step
 
 POOLS = ("balanced", "mean")
@@ -230,6 +230,12 @@ class OmniBundle:
         from engine import generation
 
         return generation.surprise(self, thing, inputs, **options)
+
+    def reobserve(self, generated: Image | Spectrum, like: Image | Spectrum | SkyObject, **options: Any) -> Reobserved:
+        """What was generated as the measurement `like` would have recorded it: see `engine.generation.reobserve`."""
+        from engine import generation
+
+        return generation.reobserve(generated, like, **options)
 
     # -- spaces --------------------------------------------------------------------------------------------------
 
