@@ -25,7 +25,7 @@ from engine.steps import Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.checkpoints import OmniBundle
+    from engine.checkpoints.tokenizers import Tokenizer
     from engine.objects import SkyObject
     from engine.store import Store
 
@@ -54,7 +54,7 @@ class Tokens:
         self.records = dict(records)
 
     @classmethod
-    def open(cls, sky: Path, bundle: OmniBundle, inputs: Sequence[str], quick: bool | None = None, copies: int = 0) -> Tokens:
+    def open(cls, sky: Path, bundle: Tokenizer, inputs: Sequence[str], quick: bool | None = None, copies: int = 0) -> Tokens:
         """Those of the bundle's codecs; made anew, empty, where there are none or another codec's.
 
         quick: made by the codecs' `quick` copies; None: in whichever way those that are there were made, else exactly. copies:
@@ -76,7 +76,7 @@ class Tokens:
         """Ids (m, n) and hidden (m, n) of some rows, as `OmniBundle.tokenize` gives them."""
         import torch
 
-        from engine.checkpoints.omni import spread
+        from engine.checkpoints.tokenizers import spread
 
         wanted = np.asarray(rows)
         tokens, hidden = {}, {}
@@ -87,7 +87,7 @@ class Tokens:
         return tokens, hidden
 
 
-def stored(sky: Path, bundle: OmniBundle, name: str) -> Records | None:
+def stored(sky: Path, bundle: Tokenizer, name: str) -> Records | None:
     """The tokens that there are of an input by this bundle's codec, quick or not; None if there are none."""
     folder, (key, _) = sky / "tokens" / name, way_of(name)
     there = Records.open(folder) if (folder / MANIFEST).is_file() else None
@@ -95,7 +95,7 @@ def stored(sky: Path, bundle: OmniBundle, name: str) -> Records | None:
     return there if there is not None and (there.manifest.get("codec"), there.shape) == ours else None
 
 
-def _opened(sky: Path, bundle: OmniBundle, name: str, quick: bool | None) -> Records:
+def _opened(sky: Path, bundle: Tokenizer, name: str, quick: bool | None) -> Records:
     there, (key, way) = stored(sky, bundle, name), way_of(name)
     if there is not None and quick in (None, there.manifest.get("quick")):
         return there
@@ -105,7 +105,7 @@ def _opened(sky: Path, bundle: OmniBundle, name: str, quick: bool | None) -> Rec
     return Records.create(sky / "tokens" / name, (bundle.modalities[key].tokens,), DTYPE, about)
 
 
-def tokenize(store: Store, bundle: OmniBundle, inputs: Sequence[str] | None = None, quick: bool | None = None, copies: int = 0
+def tokenize(store: Store, bundle: Tokenizer, inputs: Sequence[str] | None = None, quick: bool | None = None, copies: int = 0
              ) -> Iterator[Step]:
     """Tokens of all objects that were not looked at yet; inputs: token keys, all that the bundle has codecs for if None.
 
@@ -143,7 +143,7 @@ def _objects(store: Store, rows: range) -> list[SkyObject]:
     return [store.read(row) for row in rows]
 
 
-def _encoded(made: Tokens, bundle: OmniBundle, piece: range, objects: list[SkyObject], said: dict[str, None]) -> Encoded:
+def _encoded(made: Tokens, bundle: Tokenizer, piece: range, objects: list[SkyObject], said: dict[str, None]) -> Encoded:
     """The ids of what is not stored yet (a kill between two commits, an input asked for later)."""
     out = {}
     copies = {0: objects}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,10 +18,9 @@ from torch.nn import functional as F
 
 from engine.checkpoints.aion import load_aion
 from engine.checkpoints.align import Alignment, load_alignment
-from engine.checkpoints.codecs import load_codec
-from engine.codecs import CatalogCodec, Codec, CodecWarning, fast
+from engine.checkpoints.tokenizers import Codecs, Tokenizer
 from engine.modalities import Modality
-from engine.model_files import codec_checksum, weights_checksum
+from engine.model_files import weights_checksum
 from engine.models.omni import Encoded, Omni
 from engine.models.processor import fast_bfloat16
 
@@ -38,47 +36,8 @@ SPACES = {"image": ("image",), "spectrum": ("spectrum", "coefficients")}  # kind
 VERSION = 1
 
 
-class Codecs(Mapping[str, Codec]):
-    """Modality -> its codec, from FOLDER/codecs, loaded when first asked for; modalities may share one."""
-
-    def __init__(self, folder: Path, modalities: Mapping[str, Modality]) -> None:
-        self._folders = {key: folder / "codecs" / m.folder for key, m in modalities.items()
-                         if (folder / "codecs" / m.folder / "config.json").is_file()}
-        self._loaded: dict[Path, Codec] = {}
-        self._fast: dict[Path, Codec] = {}
-        self._checksums: dict[Path, str] = {}
-
-    def __getitem__(self, key: str) -> Codec:
-        if key not in self._folders:
-            raise KeyError(f"there is no codec of {key!r}; there are {', '.join(self) or 'none'}")
-        folder = self._folders[key]
-        if folder not in self._loaded:
-            self._loaded[folder] = load_codec(folder)
-        return self._loaded[folder]
-
-    def quick(self, key: str) -> Codec:
-        """The copy that computes in bfloat16 (`engine.codecs.fast`), of those that compute at all."""
-        folder = self._folders[key]
-        if folder not in self._fast:
-            self._fast[folder] = fast(self[key]) if hasattr(self[key], "encoder") else self[key]
-        return self._fast[folder]
-
-    def checksum(self, key: str) -> str:
-        """Of the codec's files: the same for whoever makes the same tokens."""
-        folder = self._folders[key]
-        if folder not in self._checksums:
-            self._checksums[folder] = codec_checksum(folder)
-        return self._checksums[folder]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._folders)
-
-    def __len__(self) -> int:
-        return len(self._folders)
-
-
 @dataclass(frozen=True)
-class OmniBundle:
+class OmniBundle(Tokenizer):
     """A transformer of AION-1's kind with its codecs. modalities: those it reads, by token key."""
 
     model: Omni
@@ -120,70 +79,6 @@ class OmniBundle:
         return self.model.config.dim
 
     # -- objects -> tokens -> vectors ----------------------------------------------------------------------------
-
-    @property
-    def measured(self) -> tuple[str, ...]:
-        """The inputs taken when none are named: images, spectra and photometry. Redshift, position and what was derived from
-        them never are: the answer would sit in the vector."""
-        return tuple(key for key, m in self.modalities.items() if key in self.codecs
-                     and (m.kind in ("image", "spectrum", "coefficients") or key.startswith(("tok_flux_", "tok_mag_"))))
-
-    def tokenize(self, objects: Sequence[SkyObject], inputs: str | Sequence[str] | None = None
-                 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Ids (B, n) and hidden (B, n), True where an object lacks it, of the inputs that any of the objects has.
-
-        inputs: token keys; None: `measured`. An object that a codec refuses is taken to lack that input, with a
-        `CodecWarning`. Raises KeyError for an input that the model or its folder of codecs does not have.
-        """
-        from engine.objects import SkyObject
-
-        for o in objects:
-            if not isinstance(o, SkyObject):
-                raise TypeError(f"tokens are made of SkyObjects, got {type(o).__name__}")
-        tokens, hidden = {}, {}
-        for key in self.checked(inputs):
-            rows, ids = self.ids(key, objects)
-            if rows:
-                tokens[key], hidden[key] = spread(rows, ids, len(objects))
-        return tokens, hidden
-
-    def checked(self, inputs: str | Sequence[str] | None) -> tuple[str, ...]:
-        """The inputs, `measured` for None. Raises KeyError for one that the model or its folder of codecs does not have."""
-        if inputs is None:
-            return self.measured
-        inputs = (inputs,) if isinstance(inputs, str) else inputs
-        for key in inputs:
-            if key not in self.codecs:
-                why = "no codec in its folder" if key in self.modalities else "no such input"
-                raise KeyError(f"{key!r}: {self.folder.name} has {why}; it has {', '.join(self.codecs) or 'none'}")
-        return tuple(dict.fromkeys(inputs))
-
-    def ids(self, key: str, objects: Sequence[SkyObject], quick: bool = False) -> tuple[list[int], Tensor]:
-        """Which of the objects have an input that its codec takes, k of them, and their ids (k, n). quick: see `Codecs`."""
-        m = self.modalities[key]
-        able = [(row, o) for row, o in enumerate(objects) if has(o, m)]
-        codec = self.codecs.quick(key) if quick else self.codecs[key]
-        read: Any = codec.encode
-        options = {"survey": m.survey} if m.kind in ("image", "spectrum") else {}
-
-        def encode(some: list[SkyObject]) -> Tensor:
-            ids: Tensor = read(some, **options)
-            ids = codec.to_sequence(ids, m.tokens) if isinstance(codec, CatalogCodec) else ids
-            return ids.long().reshape(len(some), -1)
-
-        if not able:
-            return [], torch.empty(0, 0, dtype=torch.long)
-        try:
-            return [row for row, _ in able], encode([o for _, o in able])
-        except (KeyError, ValueError):  # one of them does not fit: the others still do
-            rows, ids = [], []
-            for row, o in able:
-                try:
-                    ids.append(encode([o]))
-                    rows.append(row)
-                except (KeyError, ValueError) as error:
-                    warnings.warn(f"{o.id} goes without {key}: {error}", CodecWarning, stacklevel=4)
-            return rows, torch.cat(ids) if ids else torch.empty(0, 0, dtype=torch.long)
 
     def embed(self, objects: Sequence[SkyObject], inputs: str | Sequence[str] | None = None, pool: Pool = "balanced") -> Any:
         """Vectors (B, dim) float32 of objects, NaN for one that has none of the inputs (see `tokenize`).
@@ -296,14 +191,6 @@ class OmniBundle:
         return F.normalize(torch.from_numpy(self.pooled(self.quick, ids, masks, objects, pool)), dim=1).numpy()
 
 
-def spread(rows: Sequence[int] | NDArray[Any], ids: Tensor, objects: int) -> tuple[Tensor, Tensor]:
-    """Ids (k, n) of some rows -> ids (objects, n) and hidden (objects, n), True in all other rows."""
-    tokens = ids.new_zeros(objects, ids.shape[1])
-    hidden = torch.ones(tokens.shape, dtype=torch.bool)
-    tokens[rows], hidden[rows] = ids, False
-    return tokens, hidden
-
-
 def read(model: Omni, tokens: Mapping[str, Tensor], hidden: Mapping[str, Tensor], rows: Tensor | slice) -> Encoded:
     """Some rows encoded, without the modalities that all of them hide."""
     some = {key: mask[rows] for key, mask in hidden.items()}
@@ -329,18 +216,3 @@ def mean(x: Tensor, counted: Tensor) -> Tensor:
     """Mean over the second axis of those counted, (B, N, D), (B, N) -> (B, D); 0 of none."""
     weight = counted.to(x.dtype)[..., None]
     return (x * weight).sum(1) / weight.sum(1).clamp_min(1)
-
-
-def has(thing: SkyObject, m: Modality) -> bool:
-    """Whether an object has what a modality is made of."""
-    if m.kind == "image":
-        return thing.image(m.survey) is not None
-    if m.kind == "spectrum":
-        return any(s.survey == m.survey and s.calibrated for s in thing.spectra)
-    if m.kind == "catalog":
-        return thing.catalog is not None
-    if m.kind == "field":
-        from engine.codecs.segmentation import BAND
-
-        return any(i.bands == (BAND,) for i in thing.images)
-    return m.scalar in thing.scalars or (m.scalar in ("ra", "dec") and thing.position is not None)

@@ -1,7 +1,4 @@
-"""A folder of codecs: put together from training runs, and what modalities a model could have by it.
-
-    FOLDER/codecs/image, .../spectrum, .../Z, ...    as in the folder of a model
-"""
+"""Codecs of several training runs brought together in one folder, as that of a model has them."""
 
 from __future__ import annotations
 
@@ -9,15 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.checkpoints.aion import read_config
 from engine.checkpoints.codecs import load_codec
-from engine.codecs import CatalogCodec, Codec, ScalarCodec
-from engine.codecs.catalog import LONGEST, SHIFT
-from engine.modalities import AION
-from engine.models.omni_config import OmniConfig
-
-FOLDERS = {"image": "image", "spectrum": "spectrum", "segmap": "segmentation_map"}
-UNTRAINED = {"tok_ra", "tok_dec"}  # a position says nothing of an object that others of its kind do not say of all
+from engine.codecs import Codec
 
 
 def gather(runs: Sequence[Path], out: Path) -> list[str]:
@@ -42,33 +32,3 @@ def _folder_of(codec: Codec) -> str:
     kinds = {"CompactImageCodec": "image", "ImageCodec": "image", "SpectrumCodec": "spectrum",
              "SegmentationCodec": "segmentation_map"}
     return kinds[type(codec).__name__]
-
-
-def config_of(folder: Path) -> OmniConfig:
-    """The modalities of a model folder, by its config.json; of a folder of codecs alone all that have one, with its sizes.
-
-    Raises ValueError if there are neither.
-    """
-    if (folder / "config.json").is_file():
-        return read_config(folder)
-    sizes: dict[str, tuple[int, int]] = {}
-    codecs: dict[str, Codec] = {}
-    for m in AION:
-        own = folder / "codecs" / m.folder
-        if m.key in UNTRAINED or not (own / "config.json").is_file():
-            continue
-        if m.folder not in codecs:
-            codecs[m.folder] = load_codec(own)
-        sizes[m.key] = size_of(codecs[m.folder])
-    if not sizes:
-        raise ValueError(f"{folder} has no codecs; `omnisky train codec` makes them")
-    return OmniConfig(tuple(sizes), tuple(sizes), norm_bias=False, act_layer="SiLU", sizes=sizes)
-
-
-def size_of(codec: Codec) -> tuple[int, int]:
-    """Tokens an object (the most, of a catalogue), and ids, as a transformer has them."""
-    if isinstance(codec, CatalogCodec):
-        return LONGEST, SHIFT + codec.vocabulary
-    if isinstance(codec, ScalarCodec):
-        return codec.config.channels or 1, codec.vocabulary
-    return codec.config.tokens, codec.vocabulary

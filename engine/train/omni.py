@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 
 from engine import checkpoints
+from engine.checkpoints.tokenizers import config_of
 from engine.checkpoints.training import whole
 from engine.models.omni import Omni, OmniConfig
 from engine.pairs import How
 from engine.steps import Step
 from engine.train import parallel
-from engine.train.codec_folder import config_of
 from engine.train.data import write_json
 from engine.train.loop import keep_until
 from engine.train.masking import Layout, choose

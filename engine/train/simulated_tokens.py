@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints.codecs import load_codec
+from engine.checkpoints.tokenizers import config_of
 from engine.codecs import CatalogCodec, Codec, ScalarCodec
 from engine.codecs.catalog import COLUMNS
 from engine.codecs.image import SIZE
@@ -25,7 +26,6 @@ from engine.records import MANIFEST, Records
 from engine.simulate.population import STAR
 from engine.steps import Step
 from engine.train.codec_data import ARM, BAR
-from engine.train.codec_folder import config_of
 from engine.train.data import RENDER_BATCH, Render, sdss_wavelength
 from engine.train.token_data import hashed
 

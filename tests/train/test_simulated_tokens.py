@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from engine import checkpoints, demo_sky, simulate
-from engine.checkpoints.omni import Codecs, has
+from engine.checkpoints.tokenizers import Codecs, config_of, has
 from engine.codecs import CatalogCodec, CodecWarning
 from engine.records import Records
 from engine.train import codec_tables, codecs, omni
 from engine.train.codec_data import CodecSource, build_cache
-from engine.train.codec_folder import config_of, gather
+from engine.train.codec_folder import gather
 from engine.train.codec_recipes import TINY
 from engine.train.masking import Budgets
 from engine.train.omni_recipes import chosen

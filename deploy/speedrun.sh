@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# From an empty folder to the open app: codecs, tokens of the simulated sky, the transformer, its figures, the page.
+# Run it again and it goes on where it stopped; every stage keeps checkpoints.
+#
+#   deploy/speedrun.sh [FOLDER]            hours on two cores, as the shipped model was made
+#   RECIPE=tiny OBJECTS=200 deploy/speedrun.sh try    minutes: to see every stage run
+set -euo pipefail
+
+OUT=${1:-runs/speedrun}
+RECIPE=${RECIPE:-small}     # of the transformer: tiny, small, base, ...
+CODECS=$([ "$RECIPE" = tiny ] && echo tiny || echo demo)
+OBJECTS=${OBJECTS:-50000}   # of the simulated sky whose tokens are trained on
+SEED=${SEED:-12}            # another one than the codecs' and the demo sky's
+OMNISKY=${OMNISKY:-omnisky}
+# glibc would give large blocks back to the system after each use and fetch them anew: a third of a step on a CPU.
+export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=200000000
+
+codec() { "$OMNISKY" train codec "$1" --recipe "$CODECS" --out "$OUT/codecs"; }
+
+# Two at a time, a thread each.
+codec image & image=$!
+codec spectrum && codec segmap && codec scalars
+wait "$image"
+
+"$OMNISKY" train tokens "$OUT/tokens" --codecs "$OUT/codecs" --objects "$OBJECTS" --seed "$SEED"
+"$OMNISKY" train omni --recipe "$RECIPE" --sky "$OUT/tokens" --codecs "$OUT/codecs" --out "$OUT/omni" ${STEPS:+--steps "$STEPS"}
+[ -n "${NO_APP:-}" ] || "$OMNISKY" demo --model "$OUT/omni/model"
