@@ -94,6 +94,29 @@ class ImageConfig:
 # -- network --------------------------------------------------------------------------------------------------------
 
 
+class Linear(nn.Linear):
+    """Computed in the type of what comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+class Convolution(nn.Conv2d):
+    """Computed in the type of its weights, given back in the type of what came in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+class Halving(nn.Conv2d):
+    """Half as many pixels a side, twice as many channels."""
+
+    exact = True  # in a fast copy, too: what it rounds runs through all units after it, for a twentieth of their products
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, 2 * width, 3, stride=2, padding=1)
+
+
 class Gate(nn.Module):
     """What share of each channel passes, from a weighted mean over all pixels: (B, W, y, x) -> (B, W, 1, 1).
 
@@ -103,9 +126,9 @@ class Gate(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         hidden = max(16, width // 2)
-        self.score = nn.Linear(width, 1)
-        self.narrow = nn.Linear(width, hidden)
-        self.widen = nn.Linear(hidden, width)
+        self.score = Linear(width, 1)
+        self.narrow = Linear(width, hidden)
+        self.widen = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, y x, W), no copy
@@ -115,7 +138,7 @@ class Gate(nn.Module):
 
 
 class Unit(nn.Module):
-    """Residual unit: 3 x 3, 1 x 1, gated, added to what came in."""
+    """Residual unit: 3 x 3, 1 x 1, gated, added to what came in, whose type it keeps."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -124,8 +147,8 @@ class Unit(nn.Module):
         self.gate = Gate(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.elu(self.conv(x), inplace=True)
-        y = F.elu(self.mix(y), inplace=True)
+        y = F.elu(self.conv(x.to(self.conv.weight.dtype)), inplace=True)
+        y = F.elu(self.mix(y).to(x.dtype), inplace=True)
         return torch.addcmul(x, y, self.gate(y))
 
 
@@ -149,9 +172,9 @@ def encoder(c: ImageConfig) -> nn.Sequential:
     width = c.width >> c.halvings
     layers: list[nn.Module] = [Unit(width)]
     for _ in range(c.halvings):
-        layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), units(2 * width, c.units)]
+        layers += [Halving(width), units(2 * width, c.units)]
         width *= 2
-    return nn.Sequential(*layers, nn.Conv2d(width, width, 7, padding=3), units(width, c.units))
+    return nn.Sequential(*layers, Convolution(width, width, 7, padding=3), units(width, c.units))
 
 
 def decoder(c: ImageConfig) -> nn.Sequential:
@@ -282,8 +305,8 @@ class ImageCodec(nn.Module):
 
     def _encoded(self, x: Tensor, bands: list[int]) -> Tensor:
         channels_last(self.encoder)
-        h = self.encoder(self.embed(x, bands).to(self._dtype()))
-        return self.to_code(self.norm(h.permute(0, 2, 3, 1).float()))
+        h = self.encoder(self.embed(x, bands))  # float32 from unit to unit: rounding that would cost two tokens of a hundred
+        return self.to_code(self.norm(h.permute(0, 2, 3, 1)))
 
     @torch.no_grad()
     def detokenize(self, tokens: Values, bands: str | Sequence[str]) -> Tensor:
