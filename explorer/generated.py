@@ -53,7 +53,7 @@ def residual(chi: Array, like: Image, history: Sequence[str]) -> bytes:
     summed = np.where(known, chi, 0).sum(0) / np.sqrt(np.maximum(known.sum(0), 1))
     shade = np.clip(summed / CHI, -1, 1)[..., None]
     rgb = np.where(shade < 0, WHITE + (WHITE - RED) * shade, WHITE + (BLUE - WHITE) * shade).astype(np.uint8)
-    rgb = pictures.upright(pictures.hatched(rgb, ~known.any(0)), pictures.turn_of(like))
+    rgb = pictures.upright(pictures.hatched(rgb, np.asarray(~known.any(0))), pictures.turn_of(like))
     return marked(rgb, "χ", "", history)
 
 

@@ -20,11 +20,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from explorer import generated
 from explorer.sources import Source, sources_of
-from explorer.words import plain, target_title
+from explorer.words import chi_line, plain, target_title
 
 if TYPE_CHECKING:
     from engine.checkpoints import OmniBundle
-    from engine.generation import Part
+    from engine.generation import Part, Reobserved
     from engine.objects import SkyObject
 
 PREVIEW_EVERY = 1 / 3  # seconds
@@ -126,12 +126,48 @@ class Shows:
             named = [*((f"sample {i + 1}", one) for i, one in enumerate(part.samples)), ("typical", part.typical)]
             about["shown"] = [{"title": title, "file": self.file(title.replace(" ", "-"))} for title, _ in named]
             files = {one["file"]: self.stamp(image) for one, (_, image) in zip(about["shown"], named, strict=True)}
+            for one, (_, image) in zip(about["shown"], named, strict=True):
+                files |= self.judge_image(one, image)
         elif self.modality.kind == "spectrum":
             about["file"] = self.file("band", "bin")
             files = {about["file"]: generated.band(part.samples)}  # type: ignore[arg-type]
+            about |= self.judge_spectra(part.samples)
         elif part.distribution is not None:
             about["curve"] = generated.curve(part.distribution, self.redshift)
         return {self.target: about}, files
+
+    # -- does it agree with what it was made from?
+
+    def judge_image(self, one: dict[str, Any], image: Any) -> dict[str, bytes]:
+        """Adds the verdict to what is shown, if there is one; returns the picture of chi."""
+        given = self.thing.image(self.source.key)
+        found = None if given is None else reobserved(image, given)
+        if found is None or given is None:
+            return {}
+        chi = one["file"].replace(".png", "-chi.png")
+        one["check"] = {"consistent": found.consistent, "number": chi_line(found), "why": str(found), "file": chi}
+        return {chi: generated.residual(found.chi, given, image.history)}
+
+    def judge_spectra(self, samples: Any) -> dict[str, Any]:
+        """Most of the samples' verdict, by the input's spectrum, or by its fluxes; empty if there is none."""
+        like = self.thing.spectrum(self.source.key) or self.thing
+        found = [one for one in (reobserved(sample, like) for sample in samples) if one is not None]
+        if not found:
+            return {}
+        well = sum(one.consistent for one in found)
+        typical = sorted(found, key=lambda one: one.p_value)[len(found) // 2]
+        return {"check": {"consistent": 2 * well >= len(found), "why": str(typical),
+                          "number": f"{well} of {len(found)} samples agree; {chi_line(typical)}"}}
+
+
+def reobserved(thing: Any, like: Any) -> Reobserved | None:
+    """As the input's instrument would see it; None where the two cannot be compared, such as for an unknown PSF."""
+    from engine.generation import reobserve
+
+    try:
+        return reobserve(thing, like)
+    except ValueError:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------- the process

@@ -1,0 +1,353 @@
+"""The Generate strip: what is offered, what is shown and how it is marked, runs that are shared and stopped, and the page."""
+
+from __future__ import annotations
+
+import io
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import card_page
+import numpy as np
+import psutil
+import pytest
+import small_omni
+from card_page import Visit, server, visit
+from PIL import Image as Pillow
+
+from engine import checkpoints, generation
+from engine.generation import Distribution
+from engine.model_files import SHIPPED
+from engine.objects import SkyObject, Spectrum
+from explorer import generated, pictures, runs
+from explorer.desk import Desk
+from explorer.generator import Frame, frames
+from explorer.runs import Runs
+from explorer.sources import has, offer, sources_of
+
+SERVE = "import sys; from pathlib import Path; from explorer.app import serve; from explorer.desk import Desk; "\
+        "serve(Desk(sys.argv[1], Path({model!r})), port=int(sys.argv[2]))"
+DECODED = "async e => { await e.decode(); return e.naturalWidth; }"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_omni.model(tmp_path_factory.mktemp("model") / "omni-small")
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_omni.sky(tmp_path_factory.mktemp("generating") / "some.sky")
+
+
+@pytest.fixture(scope="module")
+def bundle(model: Path) -> checkpoints.OmniBundle:
+    found = checkpoints.load(model)
+    assert isinstance(found, checkpoints.OmniBundle)
+    return found
+
+
+@pytest.fixture(scope="module")
+def galaxy() -> SkyObject:
+    return small_omni.objects()[0]
+
+
+def decoded(png: bytes) -> np.ndarray[Any, Any]:
+    return np.asarray(Pillow.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+# ------------------------------------------------------------------------------------------------------------- offers
+
+
+def test_what_is_offered_depends_on_model_and_object(model: Path, galaxy: SkyObject, tmp_path: Path) -> None:
+    found = offer(model, galaxy)
+    targets = {s["key"]: [t["key"] for t in s["targets"]] for s in found["sources"]}
+    assert targets == {"legacy": ["tok_z", "tok_image_hsc", "tok_spectrum_desi"], "desi": ["tok_z", "tok_image"],
+                       "hsc": ["tok_z", "tok_image", "tok_spectrum_desi"], "sdss": ["tok_z", "tok_spectrum_desi"]}
+    assert found["why"] == "" and [s["name"] for s in found["sources"]] == ["Legacy", "HSC", "SDSS", "DESI"]
+    assert sources_of(model)["legacy"].inputs == ("tok_image", "tok_flux_g")
+    one = SkyObject("one", images=galaxy.images[:1])
+    assert has(one, "legacy") and [s["key"] for s in offer(model, one)["sources"]] == ["legacy"]
+    for folder, thing, why in ((SHIPPED, galaxy, "astroclip-demo, the model of this sky, compares"),
+                               (model, SkyObject("bare"), "no image or spectrum"), (None, galaxy, "--model FOLDER")):
+        assert offer(folder, thing)["sources"] == [] and why in offer(folder, thing)["why"]
+    (tmp_path / "config.json").write_text("{")
+    assert "damaged" in offer(tmp_path, galaxy)["why"]
+
+
+def test_the_desk_refuses_what_is_not_offered(model: Path, sky: Path) -> None:
+    desk = Desk(sky, model)
+    assert desk.card(0)["generate"]["done"] == []
+    with pytest.raises(LookupError, match="no xyz to generate from; it has legacy, hsc, sdss, desi"):
+        desk.generate(0, "xyz", 0, "ada")
+    with pytest.raises(LookupError, match="it has nothing"):
+        desk.generate(small_omni.COUNT - 1, "legacy", 0, "ada")
+    with pytest.raises(LookupError, match="cannot generate"):
+        _ = Desk(sky, SHIPPED).runs
+
+
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+@pytest.fixture(scope="module")
+def told(bundle: checkpoints.OmniBundle, model: Path, galaxy: SkyObject) -> list[Frame]:
+    return list(frames(bundle, galaxy, sources_of(model)["hsc"], 4))
+
+
+def test_frames_tell_target_by_target(told: list[Frame], bundle: checkpoints.OmniBundle, galaxy: SkyObject) -> None:
+    assert [f.fraction for f in told] == sorted(f.fraction for f in told) and told[-1].fraction == 1
+    parts: dict[str, dict[str, Any]] = {}
+    files: dict[str, bytes] = {}
+    seen: dict[str, list[str]] = {}
+    for frame in told:
+        files |= frame.files
+        for target, new in frame.parts.items():
+            parts[target] = parts.get(target, {}) | new
+            seen.setdefault(target, []).append("end" if new.get("done") else "preview" if "done" not in new else "beginning")
+    assert list(parts) == ["tok_z", "tok_image", "tok_spectrum_desi"] and all(p["done"] for p in parts.values())
+    assert all(s[0] == "beginning" and s[-1] == "end" for s in seen.values()) and "preview" in seen["tok_image"]
+    image = parts["tok_image"]
+    assert [one["title"] for one in image["shown"]] == ["sample 1", "sample 2", "sample 3", "sample 4", "typical"]
+    assert set(image["measured"]) == {"input", "true"} and {one["file"] for one in image["shown"]} <= set(files)
+    assert image["side"] == pytest.approx(96 * 0.262) and "scheme roar, 8 steps" in image["origin"]
+    check = image["shown"][0]["check"]  # random weights agree with nothing
+    assert check["consistent"] is False and check["number"].startswith("χ² ") and "inconsistent with the input" in check["why"]
+    assert decoded(files[check["file"]]).shape[0] >= 384
+    band = np.frombuffer(files[parts["tok_spectrum_desi"]["file"]], "<f4").reshape(4, -1)
+    assert band.shape == (4, 7781) and (band[2] <= band[1]).all() and (band[1] <= band[3]).all() and (band[2] < band[3]).any()
+    [last] = list(generation.generate(bundle, galaxy, "tok_spectrum_desi", inputs=sources_of(bundle.folder)["hsc"].inputs,
+                                      seed=4, samples=8))[-1].preview
+    flux = np.median([s.flux for s in last["tok_spectrum_desi"].samples], axis=0)
+    np.testing.assert_allclose(band[1], flux, rtol=1e-4, atol=1e-4)
+    assert parts["tok_z"]["curve"]["truth"] == pytest.approx(galaxy.scalars["z"].value)
+
+
+def test_a_generated_picture_bears_the_mark_and_says_what_was_not_observed(told: list[Frame]) -> None:
+    files = {name: content for frame in told for name, content in frame.files.items()}
+    rgb, given = decoded(files["tok_image.sample-1.png"]), decoded(files["tok_image.input.png"])
+    assert rgb.shape == (384, 384, 3)
+    orange = (rgb == generated.ORANGE).all(2)
+    assert orange[0].mean() == pytest.approx(0.5, abs=0.1) and orange[:, -1].mean() == pytest.approx(0.5, abs=0.1)
+    assert orange[10:60, 10:200].sum() > 300, "the word"
+    about: Any = Pillow.open(io.BytesIO(files["tok_image.sample-1.png"]))
+    assert "generated by omni-small" in about.text["Description"]
+    small = rgb[2::4, 2::4]
+    hatch = (small == pictures.HATCH).all(2) | (small == pictures.HATCH // 3).all(2)
+    inside = np.abs(np.arange(96) - 47.5) * 0.262 <= 8.064
+    middle = inside[:, None] & inside
+    assert not hatch[middle].any() and hatch[20:76, 4:16].all()
+    assert 94 <= len(given) <= 150 and abs(len(given) * 0.168 - 25.15) < 0.34, "the input in the same frame"
+    there = (given == pictures.HATCH).all(2) | (given == pictures.HATCH // 3).all(2)
+    assert there[0].all() and not there[len(given) // 2 - 30 : len(given) // 2 + 30, len(given) // 2].any()
+
+
+def test_chi_is_red_where_too_little_was_measured_and_blue_where_too_much(galaxy: SkyObject) -> None:
+    like = galaxy.image("legacy")
+    assert like is not None
+    chi = np.zeros((2, *like.size))
+    chi[:, 70, 10], chi[:, 70, 80], chi[:, 20, 10], chi[1, 20, 80] = -20, 20, np.nan, np.nan
+    rgb = decoded(generated.residual(chi, like, ("generated by someone",)))[2::4, 2::4][::-1]  # north is up: rows from below
+    assert tuple(rgb[70, 10]) == (178, 24, 43) and tuple(rgb[70, 80]) == (33, 102, 172)
+    assert tuple(rgb[40, 40]) == tuple(rgb[20, 80]) == (247, 247, 247) and rgb[20, 10].max() < 130
+
+
+def test_both_surveys_pictures_share_one_look(galaxy: SkyObject) -> None:
+    image = galaxy.image("hsc")
+    assert image is not None
+    stamp = decoded(generated.stamp(image, generated.look_for("hsc", image)))[2::4, 2::4]
+    plain = decoded(pictures.picture(image).png)
+    assert np.array_equal(stamp[20:90, 5:90], plain[20:90, 5:90])
+    fixed = generated.look_for("legacy", None)
+    assert fixed is not None and (fixed.stretch, fixed.note) == (pictures.SURVEYS["legacy"].stretch, "")
+
+
+def test_a_curve_is_the_distribution_with_the_truth_in_reach() -> None:
+    edges = np.linspace(0, 1, 1025)
+    middle = (edges[1:] + edges[:-1]) / 2
+    p = np.exp(-0.5 * ((middle - 0.3) / 0.02) ** 2)
+    d = Distribution("z", p / p.sum(), edges[:-1], edges[1:], middle, None, True)
+    c = generated.curve(d, 0.5)
+    at = c["low"] + (np.arange(generated.BINS) + 0.5) / generated.BINS * (c["high"] - c["low"])
+    assert c["low"] < 0.3 - 0.06 and c["high"] > 0.5 and max(c["density"]) == 1
+    weights = np.array(c["density"])
+    mean = (at * weights).sum() / weights.sum()
+    assert mean == pytest.approx(0.3, abs=1e-3)
+    assert np.sqrt(((at - mean) ** 2 * weights).sum() / weights.sum()) == pytest.approx(0.02, rel=0.03)
+    assert [c["p16"], c["median"], c["p84"]] == pytest.approx([0.28, 0.3, 0.32], abs=1e-3)
+    assert generated.curve(d, None)["high"] < 0.4
+
+
+def test_a_band_of_one_is_itself() -> None:
+    one = Spectrum(np.arange(5.0) + 4000, np.array([1.0, 2, np.nan, 4, 5]))
+    band = np.frombuffer(generated.band([one]), "<f4").reshape(4, 5)
+    assert (band[0] == one.wavelength).all() and all((row == [1, 2, 0, 4, 5]).all() for row in band[1:])
+
+
+# --------------------------------------------------------------------------------------------------------------- runs
+
+
+class Silent(Runs):
+    """Without a process: orders are kept, frames are put in by hand."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("sky"), Path("model"))
+        self.told: list[dict[str, Any]] = []
+
+    def _tell(self, order: dict[str, Any]) -> None:
+        self.told.append(order)
+
+    def frame(self, number: int) -> None:
+        self._take({"run": number, "fraction": 0.5, "note": "half", "parts": {"tok_z": {"a": number}}}, {"f.png": b"x" * 10})
+
+
+def test_runs_wait_for_each_other_and_are_shared() -> None:
+    made = Silent()
+    assert made.start(1, "legacy", 0, "ada")["status"] == "running"
+    second = made.start(2, "legacy", 0, "bob")
+    assert (second["status"], second["ahead"]) == ("waiting", 1)
+    assert made.start(1, "legacy", 0, "bob")["run"] == "1-legacy-0" and len(made.told) == 1
+    made.frame(1)
+    state = made.state("1-legacy-0", "ada")
+    assert state["parts"] == {"tok_z": {"a": 1, "version": 1}} and state["fraction"] == 0.5
+    assert made.stop("1-legacy-0", "ada")["status"] == "stopped" and len(made.told) == 1, "bob still watches"
+    made._take({"run": 1, "ending": "done"}, {})
+    assert made.state("1-legacy-0", "bob")["status"] == "done" and made.file("1-legacy-0", "f.png") == b"x" * 10
+    assert [o["run"] for o in made.told] == [1, 2] and made.state("2-legacy-0", "bob")["status"] == "running"
+    assert made.done(1) == ["1-legacy-0"] and made.start(1, "legacy", 0, "eve")["status"] == "done" and len(made.told) == 2
+    for wrong in (lambda: made.file("1-legacy-0", "g.png"), lambda: made.state("9-legacy-0", "ada")):
+        with pytest.raises(LookupError):
+            wrong()
+
+
+def test_what_is_stopped_ends_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Silent()
+    made.start(1, "legacy", 0, "ada")
+    made.frame(1)
+    made.stop("1-legacy-0", "ada")
+    assert made.told[-1] == {"stop": 1} and made.state("1-legacy-0", "ada")["parts"], "what there was stays readable"
+    again = made.start(1, "legacy", 0, "ada")
+    assert made.told[-1]["run"] == 2 and again["parts"] == {}
+    made.frame(1)  # a late word of the first
+    made._take({"run": 1, "ending": "stopped"}, {})
+    assert made.state("1-legacy-0", "ada")["status"] == "running" and made.state("1-legacy-0", "ada")["parts"] == {}
+    made._take({"run": 2, "ending": "failed", "error": "no such input"}, {})
+    assert made.state("1-legacy-0", "ada") | {"status": "failed", "note": "no such input"} == made.state("1-legacy-0", "ada")
+    made.start(3, "legacy", 0, "bob")
+    now = time.monotonic()
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now + 2 * runs.PATIENCE)
+    made.frame(3)
+    assert made.told[-1] == {"stop": 3}, "bob has left"
+
+
+def test_done_runs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "KEPT_BYTES", 25)
+    made = Silent()
+    for number in (1, 2, 3):
+        made.start(number, "legacy", 0, "ada")
+        made.frame(number)
+        made._take({"run": number, "ending": "done"}, {})
+    assert [made.done(row) for row in (1, 2, 3)] == [[], ["2-legacy-0"], ["3-legacy-0"]]
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def generators(of: int | None = None) -> list[psutil.Process]:
+    return [p for p in psutil.Process(of).children(recursive=True) if "explorer.generator" in " ".join(p.cmdline())]
+
+
+def test_a_process_that_fails_or_dies_is_said(sky: Path, tmp_path: Path) -> None:
+    made = Runs(sky, tmp_path)
+    key = made.start(0, "legacy", 0, "ada")["run"]
+    until(lambda: made.state(key, "ada")["status"] == "failed")
+    assert "is not a model" in made.state(key, "ada")["note"]
+    [process] = generators()
+    process.send_signal(signal.SIGSTOP)
+    made.start(0, "legacy", 0, "ada")
+    process.kill()
+    until(lambda: made.state(key, "ada")["status"] == "failed")
+    assert "exit code -9" in made.state(key, "ada")["note"] and generators() == []
+    made.close()
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
+
+
+@pytest.fixture(scope="module")
+def seen(model: Path, sky: Path) -> Iterator[Visit]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(card_page, "SERVE", SERVE.format(model=str(model)))
+        with server(sky) as address, visit(address) as made:
+            yield made
+
+
+@pytest.mark.browser
+def test_generate_shows_previews_stops_and_ends(seen: Visit, galaxy: SkyObject) -> None:
+    page, strip = seen.page, seen.page.locator(".generate")
+    page.goto(seen.address + f"/?o={galaxy.id}")
+    page.wait_for_function("id => window.omnisky?.state.id === id && omnisky.card.generate.row !== null", arg=galaxy.id)
+    go = strip.locator(".go")
+    assert go.inner_text() == "Generate" and "HSC image, DESI spectrum, redshift" in strip.inner_text()
+    go.click()
+    page.wait_for_function("omnisky.card.generate.parts.tok_image_hsc?.shown.length", timeout=60_000)
+    [process] = [p for parent in psutil.Process().children() for p in generators(parent.pid)]
+    process.send_signal(signal.SIGSTOP)  # it is busy for ever: the page goes on
+    try:
+        assert go.inner_text() == "Stop" and "%" in strip.locator(".note").inner_text()
+        assert strip.locator(".stamps .generated figcaption").inner_text().split() == ["generated", "unfinished"]
+        assert strip.locator(".stamps .generated img").evaluate(DECODED) == 384
+        page.keyboard.press("Escape")
+        page.wait_for_function("omnisky.card.generate.status === 'stopped'")
+        assert go.inner_text() == "Generate" and "unfinished" in strip.locator(".note").inner_text()
+        assert strip.locator(".stamps .generated img").is_visible(), "the last preview stays"
+    finally:
+        process.send_signal(signal.SIGCONT)
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("omnisky.card.generate.status === 'done'", timeout=90_000)
+    assert go.inner_text() == "Draw again" and strip.locator(".thumbs button").count() >= 5
+    assert [c.inner_text() for c in strip.locator(".stamps figcaption b").all()] == ["input", "generated", "measured"]
+    assert "8 samples" in strip.inner_text() and "seed 0" in strip.inner_text() and "not calibrated" in strip.inner_text()
+    page.wait_for_function("(({ over, flux }) => over && flux)(omnisky.card.generate.slots.tok_spectrum_desi.view)")
+    assert "inconsistent with the input" in strip.locator(".slot.image .verdict.bad").inner_text()
+    strip.get_by_role("button", name="χ per pixel").click()
+    assert "χ per pixel" in strip.locator(".stamps .generated figcaption").inner_text()
+    strip.get_by_role("button", name="typical").click()
+    assert strip.locator(".stamps .generated figcaption").inner_text().split() == ["generated", "typical"]
+    page.keyboard.press("v")
+    assert strip.locator(".stamps .veil").is_visible()
+    page.keyboard.press("v")
+    assert not strip.locator(".stamps .veil").is_visible()
+    other = small_omni.objects()[1].id
+    page.evaluate("omnisky.go(1)")
+    page.wait_for_function("id => omnisky.state.id === id && omnisky.card.generate.status === 'idle'", arg=other)
+    page.evaluate("omnisky.go(0)")
+    page.wait_for_function("omnisky.card.generate.status === 'done'")  # kept: nothing is made again
+    assert seen.trouble == []
+
+
+@pytest.mark.browser
+def test_what_cannot_be_generated_is_greyed_with_the_reason(seen: Visit) -> None:
+    page = seen.page
+    page.goto(seen.address + "/?o=bare")
+    page.wait_for_function("window.omnisky?.state.id === 'bare' && omnisky.card.generate.row !== null")
+    assert page.locator(".generate .go").is_disabled() and "no image or spectrum" in page.locator(".generate").inner_text()
+    page.keyboard.press("Control+Enter")
+    assert page.evaluate("omnisky.card.generate.status") == "idle"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1280, 720)])
+def test_the_strip_fits_its_card(seen: Visit, galaxy: SkyObject, width: int, height: int) -> None:
+    page = seen.page
+    page.set_viewport_size({"width": width, "height": height})
+    page.goto(seen.address + f"/?o={galaxy.id}")
+    page.wait_for_function("window.omnisky?.card.generate.status === 'done'")
+    wide = page.evaluate("[omnisky.card.root, omnisky.card.generate.root].map(e => e.scrollWidth - e.clientWidth)")
+    assert max(wide) <= 1
+    page.set_viewport_size({"width": 1440, "height": 900})
