@@ -10,7 +10,7 @@ import torch
 
 from engine import evaluate
 from engine.evaluate import TestSky as Sky
-from engine.evaluate import alike_hits, astroclip, components, figure, galaxy_classes, magnitude, r2_figure, ranks
+from engine.evaluate import alike_hits, components, figure, galaxy_classes, magnitude, r2_figure, ranks
 from engine.search import regress
 
 N = 200
@@ -117,7 +117,8 @@ def test_magnitudes_and_classes() -> None:
 @pytest.mark.slow
 def test_the_table_of_the_shipped_model() -> None:
     torch.set_num_threads(2)
-    table = json.loads(astroclip(as_json=True, database=16000))["rows"]
+    *_, last = evaluate.run(database=16000)
+    table = json.loads(evaluate.as_json(last.preview))["rows"]
     ours = table["AstroCLIP"]
     assert ours["image to spectrum top-10"]["value"] >= 20 * ours["image to spectrum top-10"]["chance"]
     assert ours["top-1 among alike"]["value"] >= 3 * ours["top-1 among alike"]["chance"]

@@ -1,4 +1,4 @@
-"""The tables: how well a model finds spectra by images and tells redshifts, with plain baselines and the oracle beside it.
+"""AstroCLIP's table: how well it finds spectra by images and tells redshifts, with plain baselines and the oracle beside it.
 
 Protocol of AstroCLIP (Parker et al. 2024, MNRAS 531, 4990): cosine similarity for search, kNN regression with k = 64 on
 standardised vectors, weighted by inverse distance; beside it the k that does best on a fifth of the database. The sky has a
@@ -7,17 +7,17 @@ seed of its own: nothing in it was ever trained on.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.evaluate.figures import Figure, figure, r2_figure
 from engine.search import NEIGHBOURS, best_k, regress
+from engine.steps import Step
 
 if TYPE_CHECKING:
     from engine.checkpoints import Bundle
@@ -25,25 +25,6 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 BIN = (0.1, 0.05)  # half-widths in r magnitude and g - r within which candidates look alike
 COMPONENTS = 64  # of the principal components baseline
-BOOTSTRAPS = 1000
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One measured number and its 95 % bootstrap interval over test objects; chance: what luck gives; k: of the neighbours."""
-
-    value: float
-    low: float
-    high: float
-    chance: float | None = None
-    k: int | None = None
-
-    def __str__(self) -> str:
-        text = f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-        text += f"  {self.value / self.chance:.1f}x chance" if self.chance else ""
-        return text + (f"  k = {self.k}" if self.k else "")
-
-
 Encode = Callable[[dict[str, Any]], Array]  # prepared inputs -> what stands for their images, or their spectra, (n, d)
 
 
@@ -61,29 +42,14 @@ class TestSky:
     spectra: dict[str, Array]
 
 
-def astroclip(model: str | Path | None = None, objects: int = 1000, seed: int = 2027, as_json: bool = False,
-              database: int = 4000) -> str:
-    """The table of AstroCLIP on `objects` test objects, as text or JSON; `database` further ones have known redshifts.
-
-    Raises FileNotFoundError or ValueError if the model cannot be loaded (see `engine.checkpoints.load`).
-    """
-    from engine import checkpoints
-
-    bundle = checkpoints.load(model)
-    if not isinstance(bundle, checkpoints.Bundle):
-        raise ValueError(f"{model} is no AstroCLIP: it has no space in which images and spectra can be compared")
-    table = measure(bundle, objects, seed, database)
-    return json.dumps(table, indent=1, default=vars) if as_json else written(table)
-
-
-def measure(bundle: Bundle, objects: int, seed: int, database: int) -> dict[str, Any]:
-    """Every figure as a nested dictionary of `Figure`s, with the sets they were measured on."""
+def measure(bundle: Bundle, objects: int, database: int, seed: int) -> Iterator[Step]:
+    """The last step's preview is the table: every figure in a nested dictionary, with the sets they were measured on."""
     from engine.models import AstroClip
 
     untrained = AstroClip(bundle.model.config).eval().requires_grad_(False)
     untrained.init_weights(0)
     image, spectrum = partial(encode_image, bundle.model), partial(encode_spectrum, bundle.model)
-    sky = observe(seed, objects, database, bundle.model.config.grid, images={
+    sky = yield from observe(seed, objects, database, bundle.model.config.grid, images={
         "AstroCLIP": image, "AstroCLIP, Legacy only": partial(image, shown=(True, False)),
         "AstroCLIP, HSC only": partial(image, shown=(False, True)),
         "random network": partial(encode_image, untrained), "principal components": pixels_of,
@@ -92,16 +58,17 @@ def measure(bundle: Bundle, objects: int, seed: int, database: int) -> dict[str,
     rows["principal components"] = component_figures(sky)
     rows["catalogue magnitudes"] = redshift_figures(sky, "image", sky.magnitudes)
     rows["photometric oracle"] = oracle_figures(sky)
-    return {
+    table = {
         "model": bundle.folder.name, "checksum": bundle.checksum, "seed": seed,
         "sets": {"test objects": objects, "database": database, "galaxies tested": int(sky.galaxy[:objects].sum()),
                  "galaxies in database": int(sky.galaxy[objects:].sum())},
         "rows": rows,
     }
+    yield Step(1.0, f"{bundle.folder.name} is measured", table)
 
 
 def observe(seed: int, objects: int, database: int, grid: Any, images: dict[str, Encode],
-            spectra: dict[str, Encode]) -> TestSky:
+            spectra: dict[str, Encode]) -> Generator[Step, None, TestSky]:
     """Render the test sky, objects 0 to objects - 1 for testing and the next ones as the database, and encode it batch by
     batch; no pixel stays in memory."""
     import torch
@@ -118,6 +85,8 @@ def observe(seed: int, objects: int, database: int, grid: Any, images: dict[str,
         values |= {f"spectrum of {name}": encode(prepared) for name, encode in spectra.items()}
         for name, value in values.items():
             kept.setdefault(name, []).append(value)
+        done = start + len(sky["t_z"])
+        yield Step(0.95 * done / (objects + database), f"simulated and encoded {done:,} of {objects + database:,} objects")
     arrays = {name: np.concatenate(values) for name, values in kept.items()}
     fluxes, true = (np.stack([arrays[f"{kind}_flux_{b}"] for b in "griz"], axis=1) for kind in "st")
     galaxy = np.isin(arrays["class"], galaxy_classes(CLASSES)) & np.isfinite(arrays["t_z"])
@@ -258,35 +227,3 @@ def oracle_figures(sky: TestSky) -> dict[str, Figure]:
     n = sky.test
     difference = sky.magnitudes[:n, None] - sky.true_magnitudes[None, :n]
     return search_figures(sky, -(difference**2).sum(-1))
-
-
-def figure(values: Array, chance: float | None = None, statistic: Callable[..., Any] = np.mean) -> Figure:
-    """The statistic of one value an object, with its interval."""
-    values = np.asarray(values, float)
-    random = np.random.default_rng(0)
-    drawn = statistic(values[random.integers(0, len(values), (BOOTSTRAPS, len(values)))], axis=1)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Figure(float(statistic(values)), float(low), float(high), chance)
-
-
-def r2_figure(truth: Array, predicted: Array, k: int | None = None) -> Figure:
-    """R2 = 1 - squared error / variance, with its interval over objects."""
-    def r2(rows: Array) -> Array:
-        t, error = truth[rows], (predicted - truth)[rows]
-        return 1 - (error**2).sum(-1) / ((t - t.mean(-1, keepdims=True)) ** 2).sum(-1)
-
-    random = np.random.default_rng(0)
-    drawn = r2(random.integers(0, len(truth), (BOOTSTRAPS, len(truth))))
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Figure(float(r2(np.arange(len(truth)))), float(low), float(high), k=k)
-
-
-def written(table: dict[str, Any]) -> str:
-    """The table as text."""
-    sets = ", ".join(f"{count} {name}" for name, count in table["sets"].items())
-    lines = [f"{table['model']} ({table['checksum'][:12]}) on a simulated sky with seed {table['seed']}: {sets}.",
-             "Redshift: R2 of kNN among galaxies. Alike: candidates within 0.1 mag in r and 0.05 in g - r. "
-             "Brackets: 95 % over test objects."]
-    for row, figures in table["rows"].items():
-        lines += ["", row, *(f"  {name:<26} {value}" for name, value in figures.items())]
-    return "\n".join(lines)
