@@ -252,6 +252,46 @@ def evaluate(
             typer.echo(tables.as_json(done.preview) if json else tables.written(done.preview))
 
 
+@app.command(epilog="Example: omnisky generate my.sky --object demo-000005 --target hsc_image --samples 8 --out x.fits")
+def generate(
+    sky: SkyFolder,
+    target: Annotated[str, typer.Option(help="What to make: hsc_image, legacy_image, desi_spectrum, sdss_spectrum, redshift or "
+                                        "a token key; several, with commas, each from those before it, too.")],
+    out: Annotated[Path, typer.Option(help="The FITS file; without --object a folder, of one file an object.")],
+    object: Annotated[str | None, typer.Option(help="Its id, its row or a position; without it, every object.")] = None,
+    model: Model = None,
+    inputs: Inputs = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many to draw.")] = 1,
+    scheme: Annotated[str, typer.Option(help="roar (random order), maskgit (likely ones first) or one-step.")] = "roar",
+    steps: Annotated[int, typer.Option(min=1, help="Rounds at most.")] = 8,
+    temperature: Annotated[float, typer.Option(min=0, help="1 draws as the model says, 0 takes the most probable.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Only the most probable so many.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Only the fewest that hold this share.")] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="Above 1: more like the inputs than the model says.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same, whatever else is drawn.")] = 0,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make what was not observed from what was, by a model, as FITS that says so. A stopped batch goes on if run again."""
+    from engine import jobs
+    from engine.generation.draws import Settings
+    from engine.generation.exports import target_key
+
+    keys = []
+    for name in _keys(target) or [""]:
+        try:
+            keys.append(target_key(name))
+        except KeyError as error:
+            raise typer.BadParameter(error.args[0], param_hint="--target") from None
+    try:
+        Settings(scheme, steps, temperature, top_k, top_p, guidance)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with one_sentence():
+        follow(jobs.generate(sky, keys, out, object, model, _keys(inputs), scheme=scheme, steps=steps, temperature=temperature,
+                             top_k=top_k, top_p=top_p, guidance=guidance, seed=seed, samples=samples), json)
+
+
 @app.command(epilog="Example: omnisky export my.sky --hats my-catalogue")
 def export(
     sky: SkyFolder,

@@ -244,6 +244,30 @@ def add_vectors(spaces: dict[str, Embeddings], vectors: Mapping[str, NDArray[np.
             spaces[space].append(new[max(known, 0):])
 
 
+def generate(sky: str | Path, targets: Sequence[str], out: str | Path, object: str | None = None,
+             model: str | Path | None = None, inputs: Sequence[str] | None = None, **settings: Any) -> Iterator[Step]:
+    """What a model makes of an object, or of all of them, as FITS: see `engine.generation.exports`, which takes the settings.
+
+    model: as in `embed`; ValueError for one that generates nothing. Raises KeyError if there is no such object or target.
+    """
+    from engine import checkpoints
+    from engine.generation import exports
+    from engine.sky import Sky
+
+    opened = Sky(sky)
+    found = None if object is None else opened.find(object)
+    if object is not None and (found is None or found.id is None):
+        raise KeyError(f"no object is called {object!r} in {opened.path}" + (f" ({found.reading})" if found else ""))
+    folder = model_of(opened.path) if model is None else Path(model)
+    bundle = checkpoints.load(folder)
+    if not isinstance(bundle, checkpoints.OmniBundle):
+        raise ValueError(f"{folder} generates nothing; give the folder of a model of AION-1's kind with --model")
+    if found is not None and found.id is not None:
+        yield from exports.export(bundle, opened[found.id], targets, Path(out), inputs=inputs, **settings)
+    else:
+        yield from exports.export_all(bundle, opened.store, targets, Path(out), inputs=inputs, **settings)
+
+
 def index(sky: str | Path) -> Iterator[Step]:
     """The search index of every space, and the order of the objects on the sky."""
     from engine import search

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from engine.io import parts
 from engine.io.errors import ReadError
 from engine.io.fits_files import is_table, name_of, number, open_fits, pixels_of, shape_of, text
-from engine.io.fits_headers import bad_bits, band_in_name, band_of, calibration, known_band, survey_of, wcs_of
+from engine.io.fits_headers import bad_bits, band_in_name, band_of, calibration, known_band, made_up, survey_of, wcs_of
 from engine.io.surveys import SURVEYS
 from engine.objects import Image, SkyObject
 
@@ -173,6 +173,7 @@ def _planes_of_hdu(file: _File, hdu: Any, beside: list[Any], roles: dict[int, st
             notes.append("the header names no band")
         elif len(bands) > 1 and not any("BANDS" in h or "BAND0" in h for h in file.headers(hdu)):
             notes.append(f"bands assumed in the survey's order {''.join(b if len(b) == 1 else ' ' + b for b in bands)}")
+        notes += made_up(file.headers(hdu))
         ivar, mask, psf, more = _companions(file, hdu, band, index, values, beside, roles, science)
         planes.append(_checked(Plane(band, values, mask, ivar, psf, wcs, cal.unit, cal.calibrated, file.survey,
                                      (*notes, *more))))

@@ -18,6 +18,7 @@ from engine.io import lightcurves, parts
 from engine.io.columns import IDS, Field
 from engine.io.errors import ReadError
 from engine.io.fits_files import columns_of, is_table, name_of, native, rows_of, text
+from engine.io.fits_headers import made_up
 from engine.io.tables import objects_from_blocks
 from engine.objects import Scalar, SkyObject
 
@@ -61,6 +62,9 @@ def objects_of(path: Path, hdus: fits.HDUList, survey: str | None) -> Iterator[S
     meta = {**hdus[0].header, **main.header}
     for found in objects_from_blocks(fields, _blocks(path, sources, rows_of(main)), path, survey,
                                      (f"HDU {name_of(main) or 1}", *note), meta):
+        if made := made_up([main.header]):
+            spectra = tuple(replace(s, history=(*s.history, *made)) for s in found.spectra)
+            found = replace(found.with_history(*made), spectra=spectra)
         yield _placed(found, meta) if rows_of(main) == 1 or is_time_series(hdus) else found
 
 

@@ -36,7 +36,8 @@ WAVES = (
     "spectral_axis",
     "spectrum_lambda",
 )
-FLUXES = ("flux", "flux_density", "flam", "f_lambda", "spec", "counts", "intensity", "spectrum_flux", "fluxes")
+FLUXES = ("flux", "flux_density", "flam", "f_lambda", "spec", "counts", "intensity", "spectrum_flux", "fluxes",
+          "typical")  # the last of what a model generated
 ERRORS = (
     "flux_error",
     "flux_err",
