@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -77,7 +78,7 @@ def rings(side: int, scale: float) -> Tensor:
     """(S, N, N / 2 + 1): which waves are between two of `SCALES`, wavelengths in arcsec."""
     ky, kx = torch.fft.fftfreq(side, scale), torch.fft.rfftfreq(side, scale)
     k = torch.hypot(ky[:, None], kx)
-    return torch.stack([(k >= 1 / long) & (k < 1 / short) for long, short in zip(SCALES, SCALES[1:], strict=False)]).float()
+    return torch.stack([(k >= 1 / long) & (k < 1 / short) for long, short in pairwise(SCALES)]).float()
 
 
 def spectra(pixels: Tensor, truth: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -91,4 +92,4 @@ def spectra(pixels: Tensor, truth: Tensor, scale: float) -> tuple[Tensor, Tensor
 
 
 def scale_names() -> list[str]:
-    return [f'{long:g}-{short:g}"' for long, short in zip(SCALES, SCALES[1:], strict=False)]
+    return [f'{long:g}-{short:g}"' for long, short in pairwise(SCALES)]

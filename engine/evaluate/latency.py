@@ -33,7 +33,7 @@ def rows(bundle: OmniBundle, sky: OmniSky, views: dict[str, View], some: Sequenc
     everything = [key for key in bundle.measured if key in sky.tokens]
     count = min(64, len(sky))
     tokens, hidden = ({key: of[key][:count] for key in everything} for of in (sky.tokens, sky.hidden))
-    spaces = {name: about for name, about in bundle.manifests.items()}
+    spaces = bundle.manifests
     took = seconds(lambda: [bundle.unit_vectors(about, tokens, hidden, count) for about in spaces.values()])
     made[f"vectors of {' and '.join(spaces)} from tokens"] = {"objects/s": plain(count / took.value)}
     few = list(some[:16])

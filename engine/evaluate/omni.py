@@ -161,8 +161,8 @@ def draws(table: Table, bundle: OmniBundle, test: sky.OmniSky) -> Generator[Step
         held, consistent = yield from scaled(draw(bundle, rendered, some, test.seed), i / 2, (i + 1) / 2)
         cover[name] = samples.coverage(held)
         agree[name] = samples.agreement(consistent)
-    table.add(f"coverage of {samples.SAMPLES} draws", cover, "Share of truths between the least and the largest draw; draws that "
-              f"are as the truth would hold {samples.NOMINAL:.2f}. Draws of many tokens are plausible, not calibrated.")
+    table.add(f"coverage of {samples.SAMPLES} draws", cover, "Share of truths between the least and the largest draw; draws "
+              f"that are as the truth would hold {samples.NOMINAL:.2f}. Draws of many tokens are plausible, not calibrated.")
     table.add("observed again", agree, "Share of first draws that agree with the measurement they were made from.")
 
 
@@ -209,9 +209,10 @@ def add_pixels(table: Table, found: Found) -> None:
     else:
         table.left_out.append("Legacy image to HSC image: the model does not read the one or predict the other")
     if found.spectra:
-        table.add("SDSS spectrum to DESI spectrum", spectra.rows(found.spectra), "Against the truth without noise, where both look.")
-        table.add("lines of galaxies in it", spectra.line_rows(found.spectra), "Complete: of true lines at 5 sigma those predicted "
-                  "above 3; false: of lines predicted at 5 sigma those below 2.")
+        table.add("SDSS spectrum to DESI spectrum", spectra.rows(found.spectra),
+                  "Against the truth without noise, where both look.")
+        table.add("lines of galaxies in it", spectra.line_rows(found.spectra), "completeness: of true lines at 5 sigma those "
+                  "predicted above 3; false: of lines predicted at 5 sigma those below 2.")
         table.add("mean(truth - prediction) of lines in it", spectra.bin_rows(found.spectra), "True S/N of at least 5; 1e-17 "
                   "erg/s/cm2.")
     else:
@@ -220,5 +221,5 @@ def add_pixels(table: Table, found: Found) -> None:
 
 def add_posterior(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dict[str, views.View]) -> None:
     table.add("redshift posterior, every object", posterior.rows(test, seen, views.edges(bundle)),
-              "At temperature 1, nothing cut off. KS: of the randomised PIT; off: coverage less its share, in standard deviations "
-              "of a binomial; log score: nats, more is better.")
+              "At temperature 1, nothing cut off. KS: of the randomised PIT; off: coverage less its share, in standard "
+              "deviations of a binomial; log score: nats, more is better.")

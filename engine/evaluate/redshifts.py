@@ -132,12 +132,13 @@ def velocity_rows(answers: Answers, fitted: Mapping[str, Array]) -> Rows:
 
 
 def gains(answers: Answers) -> Rows:
-    """Differences of R2, both on the same objects in every draw: what an image adds to magnitudes, and how an image alone does
-    beside boosted trees."""
+    """Differences of R2, both on the same objects in every draw: what an image adds to magnitudes, and how an image alone
+    does beside boosted trees."""
     rows: Rows = {}
     trees = "baseline: catalogue magnitudes · boosted trees"
     for kind in (*PROBES, OWN):
-        for more, less in ((f"{BOTH} · {kind}", f"{PLAIN} · {kind}"), (f"{BOTH} · {kind}", trees), (f"{IMAGE} · {kind}", trees)):
+        both, image = f"{BOTH} · {kind}", f"{IMAGE} · {kind}"
+        for more, less in ((both, f"{PLAIN} · {kind}"), (both, trees), (image, trees)):
             if more in answers.found and less in answers.found:
                 rows[f"{more} less {less}"] = {"difference of R2": r2_difference(*answers.both(more, less))}
     return rows

@@ -89,7 +89,7 @@ def _filtered(x: Tensor, transfer: Tensor) -> Tensor:
 
 
 def fitted(legacy: Tensor, seeing: Tensor, truth: Tensor, seen: Tensor) -> dict[str, Fitted]:
-    """Every method with the setting that has the best PSNR on these objects, HSC's truth (B, C, N, N) and what of it is seen."""
+    """Every method with the setting that has the best PSNR on these objects, HSC's truth (B, C, N, N) and what is seen."""
     families: dict[str, tuple[Callable[..., Tensor], tuple[float, ...] | tuple[int, ...]]] = {
         "smoothing": (smoothed, SIGMAS), "Wiener deconvolution": (wiener, NOISES),
         "Richardson-Lucy deconvolution": (richardson_lucy, ROUNDS)}

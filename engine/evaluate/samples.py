@@ -76,9 +76,11 @@ def _drawn(bundle: OmniBundle, thing: SkyObject, target: str, keys: list[str], s
     """The `Part` of one object."""
     from engine import generation
 
+    made: Any = None
     for step in generation.generate(bundle, thing, target, inputs=keys, steps=STEPS, samples=SAMPLES, seed=seed):
+        made = step.preview
         yield Step(share, f"{SAMPLES} draws of {target} of {thing.id}")
-    return step.preview[0][target]
+    return made[0][target]
 
 
 def agrees(made: Any, measured: Any) -> bool:

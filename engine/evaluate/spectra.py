@@ -110,8 +110,8 @@ def measured(flux: Tensor, rendered: Rendered) -> dict[str, Array]:
     z = torch.where(rendered["class"] < STAR, rendered["s_z"], torch.nan).float()
     ivar = torch.where(rendered["desi_mask"], 0.0, rendered["desi_ivar"]).float()
     best = (a * b * there).sum(1) / np.maximum((a * a * there).sum(1), 1e-12)
-    return {"R2": explained(a, b, there), "level free": explained(a * best[:, None], b, there), "continuum": explained(smooth_a, smooth_b, there),
-            "detail": explained(a - smooth_a, b - smooth_b, there),
+    return {"R2": explained(a, b, there), "level free": explained(a * best[:, None], b, there),
+            "continuum": explained(smooth_a, smooth_b, there), "detail": explained(a - smooth_a, b - smooth_b, there),
             **lines.measured(flux.float(), truth, ivar, good, wavelength.float(), z)}
 
 

@@ -53,9 +53,9 @@ def compared(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject], plai
     """Every way from these objects' Legacy images to HSC's pixels, measured against the truth."""
     made = {MODEL: typical(bundle, some)}
     made |= {f"baseline: {name}": way(legacy(rendered), seeing(rendered)) for name, way in plain_ways.items()}
-    own = bundle.codecs[HSC]
-    codes: Any = own.encode(some, survey="hsc")
-    made[CEILING] = torch.stack([pixels_of(one) for one in decoded.measurements(own, bundle.modalities[HSC], codes.long())])
+    own: Any = bundle.codecs[HSC]
+    codes = own.encode(some, survey="hsc").long()
+    made[CEILING] = torch.stack([pixels_of(one) for one in decoded.measurements(own, bundle.modalities[HSC], codes)])
     return {name: measured(x, truth(rendered), seen(rendered)) for name, x in made.items()}
 
 

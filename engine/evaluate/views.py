@@ -24,8 +24,9 @@ MAGNITUDES = tuple(f"tok_flux_{b}" for b in "griz")
 LEGACY, HSC, DESI, SDSS = "tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_spectrum_sdss"
 REDSHIFT = "tok_z"
 VIEWS: dict[str, tuple[str, ...]] = {
-    "Legacy image": (LEGACY,), "HSC image": (HSC,), "magnitudes": MAGNITUDES, "Legacy image + magnitudes": (LEGACY, *MAGNITUDES),
-    "DESI spectrum": (DESI,), "SDSS spectrum": (SDSS,), "Legacy image + DESI spectrum": (LEGACY, DESI)}
+    "Legacy image": (LEGACY,), "HSC image": (HSC,), "magnitudes": MAGNITUDES,
+    "Legacy image + magnitudes": (LEGACY, *MAGNITUDES), "DESI spectrum": (DESI,),
+    "SDSS spectrum": (SDSS,), "Legacy image + DESI spectrum": (LEGACY, DESI)}
 TOGETHER = "Legacy image + DESI spectrum"
 KEYS = tuple(dict.fromkeys(key for keys in VIEWS.values() for key in keys))
 
@@ -81,7 +82,8 @@ def read(bundle: OmniBundle, sky: OmniSky, keys: tuple[str, ...], reduced: bool 
             steps = reduction.encode(context)
             small = np.zeros((len(sky), *steps.shape[1:]), np.int8) if small is None else small
             small[part] = steps
-        yield Step((start + len(part)) / len(rows), f"{', '.join(keys)}: encoded {start + len(part):,} of {len(rows):,} objects")
+        done = start + len(part)
+        yield Step(done / len(rows), f"{', '.join(keys)}: encoded {done:,} of {len(rows):,} objects")
     return View(keys, there, balanced, mean, redshift, small)
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from engine.checkpoints import save_aion, save_codec
+from engine.checkpoints.tokenizers import config_of
 from engine.codecs import CompactConfig, CompactImageCodec, SpectrumCodec
 from engine.modalities import AION
 from engine.models.omni import Omni
 from engine.simulate import render
-from engine.checkpoints.tokenizers import config_of
 from engine.train.codec_recipes import TINY_SPECTRUM
 from engine.train.codec_tables import fitted
 
