@@ -179,6 +179,12 @@ def test_wrong_usage_and_wrong_data(model: Path, sky: Path, tmp_path: Path) -> N
     assert not (tmp_path / "y.fits").exists()
 
 
+def test_the_verb_explains_itself() -> None:
+    done = omnisky("--help")
+    assert done.exit_code == 0 and "Example: omnisky generate " in done.stdout
+    assert all(option in done.stdout for option in ("--json", "--verbose", "--top-k", "--guidance", "--inputs", "--scheme"))
+
+
 def test_names_of_targets_and_files() -> None:
     assert [exports.target_key(n) for n in ("hsc_image", "tok_image", "flux_g", "redshift")] == \
         ["tok_image_hsc", "tok_image", "tok_flux_g", "tok_z"]

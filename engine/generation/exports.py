@@ -106,9 +106,11 @@ def _image(name: str, part: Part, first: Image) -> list[Any]:
     """Typical, mean, spread (bands, y, x) and the samples (sample, bands, y, x)."""
     from astropy.io import fits
 
+    from engine.generation.results import array_of
+
     typical = first if part.typical is None else part.typical
-    planes = {"TYPICAL": getattr(typical, "pixels", None), "MEAN": part.mean, "SPREAD": part.spread,
-              "SAMPLES": np.stack([getattr(one, "pixels", None) for one in part.samples])}
+    planes = {"TYPICAL": array_of(typical), "MEAN": part.mean, "SPREAD": part.spread,
+              "SAMPLES": np.stack([array_of(one) for one in part.samples])}
     found = []
     for what, pixels in planes.items():
         hdu = fits.ImageHDU(np.asarray(pixels, np.float32), name=f"{name}_{what}")
@@ -147,13 +149,26 @@ def _describe(header: fits.Header, image: Image, part: Part) -> None:
 def _table(name: str, columns: dict[str, tuple[Any, Any]], part: Part) -> Any:
     """columns: name -> (values, unit or None); rows of a vector column are vectors."""
     from astropy.io import fits
-    from astropy.table import Column, Table
+    from astropy.table import Table
 
-    table = Table([Column(np.asarray(values), name=column, unit=unit) for column, (values, unit) in columns.items()])
-    hdu = fits.table_to_hdu(table)
+    hdu = fits.table_to_hdu(Table({column: np.asarray(values) for column, (values, _) in columns.items()}))
     hdu.name = name
+    for i, (_, unit) in enumerate(columns.values(), 1):
+        if unit is not None:
+            hdu.header[f"TUNIT{i}"] = _unit_text(unit)
     _mark(hdu.header, part.origin)
     return hdu
+
+
+def _unit_text(unit: Any) -> str:
+    """As the FITS standard writes it, or in astropy's words where it has none."""
+    from astropy import units as u
+
+    unit = u.Unit(unit)
+    try:
+        return str(unit.to_string("fits"))
+    except ValueError:
+        return str(unit.to_string())
 
 
 def _spread_columns(part: Part, unit: Any) -> dict[str, tuple[Any, Any]]:
