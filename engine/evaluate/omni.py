@@ -190,8 +190,9 @@ def add_redshifts(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dic
     for name, of in answers.items():
         table.add(f"redshift, {name}", redshifts.photometric_rows(of), "bias and scatter: median and 1.48 median distances of "
                   "(z - truth) / (1 + truth); own redshift token: the mean of what the model says.")
-        if not of.found:
-            table.left_out.append(f"redshift of {name}: {len(of.truth)} test objects are too few")
+        missing = [view for view in seen if not any(found.startswith(f"{view} ·") for found in of.found)]
+        if missing:
+            table.left_out.append(f"redshift of {name} from {', '.join(missing)}: fewer than {redshifts.LEAST} such test objects")
     table.add(f"redshift from spectra in km/s, {main}", redshifts.velocity_rows(answers[main], found.fitted))
     table.add(f"image and spectrum together, {main}", redshifts.together(answers[main]))
     table.add(f"what the image adds to the redshift, {main}", redshifts.gains(answers[main]), "Both on the same objects.")

@@ -127,7 +127,8 @@ def neighbours(magnitudes: Array, bins: NDArray[np.int64], count: int) -> Array:
     def spread(rows: NDArray[np.int64], k: int, width: float) -> Array:
         p = np.zeros((len(rows), count), np.float32)
         np.add.at(p, (np.arange(len(rows))[:, None], bins[order[rows, :k]]), 1.0 / min(k, most))
-        return np.asarray((1 - EVERYONE) * gaussian_filter1d(p, width, axis=1, mode="nearest") + EVERYONE * background[rows])
+        p = gaussian_filter1d(p, width, axis=1, mode="nearest")
+        return np.asarray((1 - EVERYONE) * p / p.sum(1, keepdims=True) + EVERYONE * background[rows])
 
     some = np.random.default_rng(0).permutation(len(x))[:SELECTED]
     k, width = max(((k, w) for k in NEIGHBOURS for w in WIDTHS),

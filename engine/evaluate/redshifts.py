@@ -54,7 +54,8 @@ def redshifts(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_]
     for name, view in views.items():
         if view.redshift is not None and middles is not None:
             own = np.where(view.there[answers.rows], view.redshift[answers.rows] @ middles, np.nan)
-            answers.found[f"{name} · {OWN}"] = own
+            if np.isfinite(own).sum() >= LEAST:
+                answers.found[f"{name} · {OWN}"] = own
     return Answers(sky.z[answers.rows], answers.found, answers.rows)
 
 

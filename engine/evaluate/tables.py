@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from engine.evaluate import astroclip, omni
+from engine.evaluate.astroclip import measure as measure_astroclip
 from engine.evaluate.figures import Figure
+from engine.evaluate.omni import measure as measure_omni
 from engine.steps import Step
 
 DATABASE = {"astroclip": 4000, "omni": 2}  # objects; times the test objects
@@ -25,8 +26,8 @@ def run(model: str | Path | None = None, objects: int = 1000, database: int | No
 
     bundle = checkpoints.load(model)
     if isinstance(bundle, checkpoints.OmniBundle):
-        return omni.measure(bundle, objects, DATABASE["omni"] * objects if database is None else database, seed)
-    return astroclip.measure(bundle, objects, DATABASE["astroclip"] if database is None else database, seed)
+        return measure_omni(bundle, objects, DATABASE["omni"] * objects if database is None else database, seed)
+    return measure_astroclip(bundle, objects, DATABASE["astroclip"] if database is None else database, seed)
 
 
 def as_json(table: Mapping[str, Any]) -> str:
