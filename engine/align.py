@@ -42,37 +42,67 @@ def align(store: Store, bundle: OmniBundle, pairs: int, seed: int = 0) -> Iterat
 
     Raises ValueError if fewer than 500 objects have both, or the model reads no images or no spectra.
     """
-    from engine import patches, tokenized
-    from engine.checkpoints.align import Alignment, save_alignment
+    from engine import tokenized
 
-    inputs = {space: bundle.inputs(space) for space in bundle.spaces}
-    if len(inputs) < 2:
-        raise ValueError(f"{bundle.folder.name} reads {' and '.join(inputs) or 'neither'} only; there is nothing to align")
+    inputs = inputs_of(bundle)
     needed = [key for keys in inputs.values() for key in keys]
     for step in tokenized.tokenize(store, bundle, needed):
         yield Step(0.1 * step.fraction, step.note)
     tokens = tokenized.Tokens.open(store.path, bundle, needed).records
     rows = chosen(inputs, tokens, pairs, seed, store.path)
-    work = store.path / "align" / "work"
+    done = yield from fitted(bundle, inputs, tokens, rows, held_out(store, rows, seed), store.path / "align", seed, 0.1)
+    yield Step(1.0, f"{done.note}; now run: omnisky embed {store.path} --model {bundle.folder}", done.preview)
+
+
+def align_tokens(folder: Path, bundle: OmniBundle, pairs: int, seed: int = 0) -> Iterator[Step]:
+    """The same from a folder of tokens (`engine.train.simulated_tokens`); the head becomes a part of the model's folder.
+
+    Raises ValueError as `align`, and for tokens of other codecs than the model's.
+    """
+    from engine.train.token_data import tokens_of
+
+    inputs = inputs_of(bundle)
+    tokens = tokens_of([folder], bundle.model.config, bundle.folder)[0]
+    inputs = {space: [key for key in keys if key in tokens] for space, keys in inputs.items()}
+    rows = chosen(inputs, tokens, pairs, seed, folder)
+    test = at_random(len(rows), np.random.default_rng([seed, 1]))
+    yield (yield from fitted(bundle, inputs, tokens, rows, test, bundle.folder / "align", seed, 0.0))
+
+
+def inputs_of(bundle: OmniBundle) -> dict[str, list[str]]:
+    """Space -> what it reads. Raises ValueError unless there are two."""
+    inputs = {space: bundle.inputs(space) for space in bundle.spaces}
+    if len(inputs) < 2:
+        raise ValueError(f"{bundle.folder.name} reads {' and '.join(inputs) or 'neither'} only; there is nothing to align")
+    return inputs
+
+
+def fitted(bundle: OmniBundle, inputs: Mapping[str, list[str]], tokens: Mapping[str, Records], rows: NDArray[np.int64],
+           test: NDArray[np.bool_], out: Path, seed: int, begun: float) -> Generator[Step, None, Step]:
+    """Encode the tokens of some rows, fit the head on those that are not for the test, write it into `out`. begun: the
+    fraction of the work that was done before. Returns the last Step, which tells how good it is."""
+    from engine import patches
+    from engine.checkpoints.align import Alignment, save_alignment
+
+    work = out / "work"
     used = {space: [key for key in keys if len(np.intersect1d(tokens[key].rows, rows))] for space, keys in inputs.items()}
     parts = [key for keys in used.values() for key in keys]
     sample = f"{len(rows)} rows, {int(rows.sum())}"
     reduced = {key: patches.opened(work / key, bundle, key, tokens[key], sample=sample) for key in parts}
     for i, key in enumerate(parts):
         for step in encode(bundle, key, tokens[key], rows, *reduced[key]):
-            yield Step(0.1 + 0.6 * (i + step.fraction) / len(parts), step.note)
-    test = held_out(store, rows, seed)
+            yield Step(begun + (0.7 - begun) * (i + step.fraction) / len(parts), step.note)
     started = time.monotonic()
-    fitting = fit({space: {key: reduced[key][0] for key in keys} for space, keys in used.items()}, rows, test, seed)
-    head, recalled = yield from fitting
+    head, recalled = yield from fit({space: {key: reduced[key][0] for key in keys} for space, keys in used.items()},
+                                    rows, test, seed)
     about = {"model": bundle.checksum, "name": bundle.folder.name, "pairs": len(rows) - int(test.sum()), "seed": seed,
              "held_out": int(test.sum()), "recall_at_10": {way: round(value, 4) for way, value in recalled.items()},
              "chance": round(min(1.0, FIRST / int(test.sum())), 4), "minutes": round((time.monotonic() - started) / 60, 1)}
-    save_alignment(store.path / "align", Alignment(head, {key: r[1] for key, r in reduced.items()}, about))
+    save_alignment(out, Alignment(head, {key: r[1] for key, r in reduced.items()}, about))
     shutil.rmtree(work)
     found = ", ".join(f"{way} {value:.3f}" for way, value in recalled.items())
-    yield Step(1.0, f"of {about['held_out']} pairs held out, the partner is among the first {FIRST}: {found} (chance "
-                    f"{about['chance']:.3f}); now run: omnisky embed {store.path} --model {bundle.folder}", about)
+    return Step(1.0, f"of {about['held_out']} pairs held out, the partner is among the first {FIRST}: {found} (chance "
+                     f"{about['chance']:.3f})", about)
 
 
 def chosen(inputs: Mapping[str, list[str]], tokens: Mapping[str, Records], pairs: int, seed: int, sky: Path
@@ -95,9 +125,13 @@ def held_out(store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.boo
     pixels = np.unique(cells)
     random = np.random.default_rng([seed, 1])
     test: NDArray[np.bool_] = np.isin(cells, pixels[random.random(len(pixels)) < HELD_OUT])
-    if abs(test.mean() - HELD_OUT) > 0.05:
-        test = np.zeros(len(rows), bool)
-        test[random.permutation(len(rows))[: round(HELD_OUT * len(rows))]] = True
+    return test if abs(test.mean() - HELD_OUT) <= 0.05 else at_random(len(rows), random)
+
+
+def at_random(count: int, random: np.random.Generator) -> NDArray[np.bool_]:
+    """A fifth of them."""
+    test = np.zeros(count, bool)
+    test[random.permutation(count)[: round(HELD_OUT * count)]] = True
     return test
 
 

@@ -98,6 +98,26 @@ def _how(pair: str | None) -> Any:
         raise typer.BadParameter(f"{pair!r} is neither a radius in arcsec nor id", param_hint="--pair") from None
 
 
+@app.command(epilog="Example: omnisky train head runs/tokens --model runs/omni-small/model")
+def head(
+    tokens: Annotated[Path, typer.Argument(help="A folder of `train tokens`.", metavar="TOKENS")],
+    model: Annotated[Path, typer.Option(help="Folder of the model; the head becomes a part of it.")],
+    pairs: Annotated[int, typer.Option(min=500, help="Objects to take at most.")] = 8000,
+    seed: Annotated[int, typer.Option(help="Another seed holds out other pairs.")] = 0,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a model's image and spectrum vectors comparable for all its users; for your own sky alone, see `omnisky align`."""
+    from engine import checkpoints
+    from engine.align import align_tokens
+
+    with one_sentence():
+        bundle = checkpoints.load(model)
+        if not isinstance(bundle, checkpoints.OmniBundle):
+            raise ValueError(f"{model} needs no head: its vectors are comparable")
+        follow(align_tokens(tokens, bundle, pairs, seed), json, curve="loss")
+
+
 def _astroclip(recipe: str) -> Any:
     def train(
         out: Annotated[Path | None, typer.Option(help="Folder of the run; without it, one in runs/.")] = None,

@@ -21,7 +21,7 @@ from engine.console import sparkline
 from engine.store import Store
 
 VERBS = ("ingest", "simulate", "embed", "index", "map", "near", "evaluate", "export", "download", "doctor")
-TRAINED = ("codec", "tokens", "omni", "astroclip-demo", "tiny")
+TRAINED = ("codec", "tokens", "omni", "head", "astroclip-demo", "tiny")
 
 
 PLAIN = {"COLUMNS": "100", "NO_COLOR": "1"}
