@@ -22,7 +22,7 @@ from engine.simulate.population import STAR
 from engine.steps import Step
 
 if TYPE_CHECKING:
-    from engine.checkpoints import OmniBundle
+    from engine.checkpoints import Bundle, OmniBundle
     from engine.objects import SkyObject
 
 Array = NDArray[Any]
@@ -31,6 +31,7 @@ PIXELS = 256  # test objects at most whose pixels are compared
 TUNED = 64  # objects of the database that restorations are fitted on
 DRAWN = 40  # test objects for each of which several images and spectra are drawn
 FEWEST = 8
+RIVAL = "AstroCLIP demo, both surveys' images"
 
 
 @dataclass
@@ -52,13 +53,14 @@ def measure(bundle: OmniBundle, objects: int, database: int, seed: int) -> Itera
     known, lacking = views.known_views(bundle)
     table.left_out += lacking
     keys = tuple(key for key in (*views.KEYS, *bundle.measured) if key in bundle.codecs)
-    test = yield from scaled(sky.observe(bundle, seed, objects, database, tuple(dict.fromkeys(keys))), 0.0, 0.3)
+    observing = sky.observe(bundle, seed, objects, database, tuple(dict.fromkeys(keys)), rival())
+    test = yield from scaled(observing, 0.0, 0.3)
     seen = yield from scaled(encoded(bundle, test, known), 0.3, 0.55)
     found = yield from scaled(pixels(bundle, test), 0.55, 0.75)
     yield Step(0.75, "telling redshifts")
     add_redshifts(table, bundle, test, seen, found)
     yield Step(0.82, "searching")
-    rows, said = retrieval.rows(bundle, test, seen, found.others)
+    rows, said = retrieval.rows(bundle, test, seen, {} if test.rival is None else {RIVAL: test.rival})
     table.add("retrieval", rows, "Which DESI spectrum belongs to an image. Alike: within 0.1 mag in r and 0.05 in g - r.")
     table.left_out += said
     add_pixels(table, found)
@@ -73,6 +75,16 @@ def measure(bundle: OmniBundle, objects: int, database: int, seed: int) -> Itera
         "model": bundle.folder.name, "checksum": bundle.checksum, "seed": seed,
         "sets": {"test objects": objects, "database": database, "with compared pixels": found.count},
         "sections": table.sections, "left_out": table.left_out})
+
+
+def rival() -> Bundle | None:
+    """The AstroCLIP that comes with Omnisky, if it does."""
+    from engine import checkpoints
+    from engine.model_files import SHIPPED
+
+    folder = SHIPPED.with_name("astroclip-demo")
+    found = checkpoints.load(folder) if (folder / "config.json").is_file() else None
+    return found if isinstance(found, checkpoints.Bundle) else None
 
 
 def scaled(steps: Generator[Step, None, T], start: float, stop: float) -> Generator[Step, None, T]:
@@ -100,13 +112,12 @@ def encoded(bundle: OmniBundle, test: sky.OmniSky, known: dict[str, tuple[str, .
 @dataclass
 class Found:
     """What needed pixels, of the first `count` test objects. images, spectra: row -> name -> (count or fewer, ...); fitted:
-    spectrum -> redshift by templates, (n,) with NaN; others: vectors of another model."""
+    spectrum -> redshift by templates, (n,) with NaN."""
 
     count: int
     images: translation.Measured = field(default_factory=dict)
     spectra: spectra.Measured = field(default_factory=dict)
     fitted: dict[str, Array] = field(default_factory=dict)
-    others: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
 
 def pixels(bundle: OmniBundle, test: sky.OmniSky) -> Generator[Step, None, Found]:
@@ -192,7 +203,8 @@ def add_redshifts(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dic
                   "(z - truth) / (1 + truth); own redshift token: the mean of what the model says.")
         missing = [view for view in seen if not any(found.startswith(f"{view} ·") for found in of.found)]
         if missing:
-            table.left_out.append(f"redshift of {name} from {', '.join(missing)}: fewer than {redshifts.LEAST} such test objects")
+            few = f"fewer than {redshifts.LEAST} such test objects"
+            table.left_out.append(f"redshift of {name} from {', '.join(missing)}: {few}")
     table.add(f"redshift from spectra in km/s, {main}", redshifts.velocity_rows(answers[main], found.fitted))
     table.add(f"image and spectrum together, {main}", redshifts.together(answers[main]))
     table.add(f"what the image adds to the redshift, {main}", redshifts.gains(answers[main]), "Both on the same objects.")

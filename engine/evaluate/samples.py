@@ -43,7 +43,8 @@ def image_draws(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject], s
         ours, right = (images.magnitudes(x, translation.SCALE).numpy() for x in (draws, true[row : row + 1]))
         sizes, size = (images.half_light(x[:, 1], translation.SCALE).numpy() for x in (draws, true[row : row + 1]))
         bright = there[row] & (true[row] > PLACE * true[row].amax((-1, -2), keepdim=True))
-        held["pixels"].append(float(lines.inside(draws.numpy(), true[row].numpy())[bright.numpy()].mean()))
+        within = lines.inside(draws.numpy(), true[row].numpy())[bright.numpy()]
+        held["pixels"].append(float(within.mean()) if len(within) else np.nan)
         held["flux in 2\""].append(float(lines.inside(ours[:, 1], right[0, 1])))
         held["g - r"].append(float(lines.inside(ours[:, 0] - ours[:, 1], right[0, 0] - right[0, 1])))
         held["half-light radius"].append(float(lines.inside(sizes, size[0])))

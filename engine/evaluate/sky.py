@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.evaluate.astroclip import galaxy_classes, magnitude
+from engine.evaluate.astroclip import encode_image, encode_spectrum, galaxy_classes, magnitude
 from engine.steps import Step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engine.checkpoints import OmniBundle
+    from engine.checkpoints import Bundle, OmniBundle
     from engine.objects import SkyObject
 
 Array = NDArray[Any]
@@ -30,13 +30,14 @@ KEPT = ("s_flux_g", "s_flux_r", "s_flux_i", "s_flux_z", "t_flux_g", "t_flux_r", 
 @dataclass(frozen=True)
 class OmniSky:
     """Test objects first, then the database. values: what the simulator says of each, (n,); tokens, hidden: (n, m), as
-    `OmniBundle.tokenize` gives them."""
+    `OmniBundle.tokenize` gives them; rival: what an AstroCLIP makes of the test objects' images and spectra, (test, d) each."""
 
     seed: int
     test: int
     values: dict[str, Array]
     tokens: dict[str, Tensor]
     hidden: dict[str, Tensor]
+    rival: tuple[Array, Array] | None = None
 
     def __len__(self) -> int:
         return len(self.values["t_z"])
@@ -79,11 +80,14 @@ class OmniSky:
         return there
 
 
-def observe(bundle: OmniBundle, seed: int, objects: int, database: int, keys: tuple[str, ...]
+def observe(bundle: OmniBundle, seed: int, objects: int, database: int, keys: tuple[str, ...], rival: Bundle | None = None
             ) -> Generator[Step, None, OmniSky]:
-    """Simulate objects 0 to objects + database - 1 and tokenise them, batch by batch."""
+    """Simulate objects 0 to objects + database - 1 and tokenise them, batch by batch. rival: an AstroCLIP to compare with."""
     import torch
 
+    from engine.train.data import prepare
+
+    vectors: list[tuple[Array, Array]] = []
     total = objects + database
     values: dict[str, list[Array]] = {}
     tokens: dict[str, Tensor] = {}
@@ -91,6 +95,9 @@ def observe(bundle: OmniBundle, seed: int, objects: int, database: int, keys: tu
     for start, rendered, some in batches(seed, 0, total):
         for name in KEPT:
             values.setdefault(name, []).append(rendered[name].numpy())
+        if rival is not None and start < objects:
+            prepared = prepare(rendered, rival.model.config.grid)
+            vectors.append((encode_image(rival.model, prepared), encode_spectrum(rival.model, prepared)))
         found, lacking = bundle.tokenize(some, keys)
         for key, ids in found.items():
             if key not in tokens:
@@ -98,7 +105,9 @@ def observe(bundle: OmniBundle, seed: int, objects: int, database: int, keys: tu
                 hidden[key] = torch.ones(total, ids.shape[1], dtype=torch.bool)
             tokens[key][start : start + len(some)], hidden[key][start : start + len(some)] = ids, lacking[key]
         yield Step((start + len(some)) / total, f"simulated and tokenised {start + len(some):,} of {total:,} objects")
-    return OmniSky(seed, objects, {name: np.concatenate(parts) for name, parts in values.items()}, tokens, hidden)
+    images, spectra = (np.concatenate(parts)[:objects] for parts in zip(*vectors, strict=True)) if vectors else (None, None)
+    return OmniSky(seed, objects, {name: np.concatenate(parts) for name, parts in values.items()}, tokens, hidden,
+                   None if images is None or spectra is None else (images, spectra))
 
 
 def batches(seed: int, start: int, stop: int, size: int = BATCH) -> Iterator[tuple[int, dict[str, Tensor], list[SkyObject]]]:
