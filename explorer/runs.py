@@ -62,7 +62,7 @@ class Runs:
     # -- what visitors ask ---------------------------------------------------------------------------------------
 
     def start(self, row: int, source: str, seed: int, visitor: str) -> dict[str, Any]:
-        """A run's state; one that was stopped or has failed begins anew."""
+        """A run's state; one that was stopped or has failed begins anew. What else this visitor waited for is given up."""
         key = f"{row}-{source}-{seed}"
         with self._lock:
             run = self._runs.get(key)
@@ -70,6 +70,9 @@ class Runs:
                 self._begun += 1
                 run = self._runs[key] = Run(key, {"run": self._begun, "row": row, "source": source, "seed": seed})
             self._runs.move_to_end(key)
+            for other in [r for r in self._runs.values() if r is not run and visitor in r.watchers]:
+                del other.watchers[visitor]
+                self._end_if_alone(other)
             run.watchers[visitor] = time.monotonic()
             self._next()
             return self.state(key, visitor)

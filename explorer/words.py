@@ -34,7 +34,7 @@ GENERATE = {  # what the strip says
     "redshift": "redshift", "posterior": "what the model says of the redshift",
     "not_posterior": "not a posterior", "plausible": "Many-token draws are plausible, not calibrated.",
     "how": "how it was made",
-    "inconsistent": "inconsistent with the input", "consistent": "observed again: consistent with the input",
+    "inconsistent": "inconsistent with the input", "consistent": "consistent with the input",
 }
 NO_INPUT = "This object has no image or spectrum that the model reads."
 NO_MODEL = "The model that made this sky's vectors is not there any more; start again with --model FOLDER."

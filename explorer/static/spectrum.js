@@ -308,10 +308,12 @@ export function drawCurve(canvas, curve, colours, words) { // a density over red
   c.fillText(words.redshift, (LEFT + w - RIGHT) / 2, h - 13);
   c.font = "600 12px system-ui, sans-serif"; c.textBaseline = "alphabetic"; c.textAlign = "left"; c.fillStyle = colours.generated;
   const digits = Math.max(2, Math.min(5, 1 - Math.floor(Math.log10(Math.max(p84 - p16, 1e-6) / 2)))), put = v => v.toFixed(digits);
-  c.fillText(`${words.generated} z ${put(median)} +${put(p84 - median)} −${put(median - p16)}`, 0, 13);
-  if (truth !== null && !curve.veiled) {
+  const said = `${words.generated} z ${put(median)} +${put(p84 - median)} −${put(median - p16)}`, known = truth === null || curve.veiled ? "" : `${words.measured} ${truth.toFixed(Math.max(digits, 3))}`;
+  const below = c.measureText(said).width + c.measureText(known).width + 16 > w - RIGHT; // no room beside it
+  c.fillText(said, 0, 13);
+  if (known) {
     c.strokeStyle = c.fillStyle = colours.data; c.lineWidth = 1.5; c.beginPath(); c.moveTo(px(truth), top); c.lineTo(px(truth), h - BOTTOM); c.stroke();
-    c.textAlign = "right"; c.fillText(`${words.measured} ${truth.toFixed(Math.max(digits, 3))}`, w - RIGHT, 13);
+    c.textAlign = "right"; c.fillText(known, w - RIGHT, below ? 28 : 13);
   }
 }
 

@@ -207,18 +207,26 @@ def test_runs_wait_for_each_other_and_are_shared() -> None:
     assert made.start(1, "legacy", 0, "ada")["status"] == "running"
     second = made.start(2, "legacy", 0, "bob")
     assert (second["status"], second["ahead"]) == ("waiting", 1)
-    assert made.start(1, "legacy", 0, "bob")["run"] == "1-legacy-0" and len(made.told) == 1
+    assert made.start(1, "legacy", 0, "eve")["run"] == "1-legacy-0" and len(made.told) == 1
     made.frame(1)
     state = made.state("1-legacy-0", "ada")
     assert state["parts"] == {"tok_z": {"a": 1, "version": 1}} and state["fraction"] == 0.5
-    assert made.stop("1-legacy-0", "ada")["status"] == "stopped" and len(made.told) == 1, "bob still watches"
+    assert made.stop("1-legacy-0", "ada")["status"] == "stopped" and len(made.told) == 1, "eve still watches"
     made._take({"run": 1, "ending": "done"}, {})
-    assert made.state("1-legacy-0", "bob")["status"] == "done" and made.file("1-legacy-0", "f.png") == b"x" * 10
+    assert made.state("1-legacy-0", "eve")["status"] == "done" and made.file("1-legacy-0", "f.png") == b"x" * 10
     assert [o["run"] for o in made.told] == [1, 2] and made.state("2-legacy-0", "bob")["status"] == "running"
     assert made.done(1) == ["1-legacy-0"] and made.start(1, "legacy", 0, "eve")["status"] == "done" and len(made.told) == 2
     for wrong in (lambda: made.file("1-legacy-0", "g.png"), lambda: made.state("9-legacy-0", "ada")):
         with pytest.raises(LookupError):
             wrong()
+
+
+def test_a_visitor_wants_one_thing_at_a_time() -> None:
+    made = Silent()
+    for row in (1, 2, 3):
+        made.start(row, "legacy", 0, "ada")
+    assert [made.state(f"{row}-legacy-0", "bob")["status"] for row in (1, 2, 3)] == ["stopped", "stopped", "running"]
+    assert [o.get("row", o) for o in made.told] == [1, {"stop": 1}, 2, {"stop": 2}, 3]
 
 
 def test_what_is_stopped_ends_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
