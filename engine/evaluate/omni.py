@@ -111,12 +111,13 @@ def encoded(bundle: OmniBundle, test: sky.OmniSky, known: dict[str, tuple[str, .
 
 @dataclass
 class Found:
-    """What needed pixels, of the first `count` test objects. images, spectra: row -> name -> (count or fewer, ...); fitted:
-    spectrum -> redshift by templates, (n,) with NaN."""
+    """What needed pixels, of the first `count` test objects. images, spectra, pairs: row -> name -> (count or fewer, ...);
+    fitted: spectrum -> redshift by templates, (n,) with NaN."""
 
     count: int
     images: translation.Measured = field(default_factory=dict)
-    spectra: spectra.Measured = field(default_factory=dict)
+    spectra: translation.Measured = field(default_factory=dict)
+    pairs: translation.Measured = field(default_factory=dict)
     fitted: dict[str, Array] = field(default_factory=dict)
 
 
@@ -127,16 +128,17 @@ def pixels(bundle: OmniBundle, test: sky.OmniSky) -> Generator[Step, None, Found
     _, tuning, _ = next(sky.batches(test.seed, test.test, len(test), min(TUNED, len(test) - test.test)))
     restored = translation.baselines(tuning) if translation.able(bundle) else {}
     interpolated = spectra.fitted(tuning)
-    parts: dict[str, list[Any]] = {"images": [], "spectra": []}
+    parts: dict[str, list[Any]] = {"images": [], "spectra": [], "pairs": []}
     for start, rendered, some in sky.batches(test.seed, 0, count, 32):
         if translation.able(bundle):
             parts["images"].append(translation.compared(bundle, rendered, some, restored))
         if spectra.able(bundle):
             parts["spectra"].append(spectra.compared(bundle, rendered, some, interpolated))
+        parts["pairs"].append(spectra.from_images(bundle, rendered, some))
         for name, z in out.fitted.items():
             add_fitted(z[start : start + len(some)], rendered, name.split()[0].lower())
         yield Step((start + len(some)) / count, f"compared the pixels of {start + len(some):,} of {count:,} objects")
-    out.images, out.spectra = merged(parts["images"]), merged(parts["spectra"])
+    out.images, out.spectra, out.pairs = (merged(parts[name]) for name in ("images", "spectra", "pairs"))
     return out
 
 
@@ -230,6 +232,8 @@ def add_pixels(table: Table, found: Found) -> None:
                   "erg/s/cm2.")
     else:
         table.left_out.append("SDSS spectrum to DESI spectrum: the model does not read the one or predict the other")
+    table.add("image to DESI spectrum", spectra.rows(found.pairs),
+              "Typical spectra against the truth without noise, where SDSS would look, too.")
 
 
 def add_posterior(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dict[str, views.View]) -> None:

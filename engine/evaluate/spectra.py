@@ -20,7 +20,7 @@ from engine.codecs import spectrum as codec_of_spectra
 from engine.evaluate import lines
 from engine.evaluate.figures import Figure, bootstrapped
 from engine.evaluate.translation import expected
-from engine.evaluate.views import DESI, SDSS
+from engine.evaluate.views import DESI, HSC, LEGACY, SDSS
 from engine.simulate import GRIDS
 from engine.simulate.population import STAR
 
@@ -98,6 +98,16 @@ def compared(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject], ways
     wavelength = GRIDS["desi"]()
     made[CEILING], _ = codec.detokenize(codec.encode(own, survey="desi"), wavelength.float())
     return {name: measured(flux, part) for name, flux in made.items()}
+
+
+def from_images(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject]) -> Measured:
+    """DESI spectra from images of each survey: HSC's is never shown together with one in training."""
+    ways = {"Legacy image": LEGACY, "HSC image (never seen with a DESI spectrum)": HSC}
+    if DESI not in bundle.codecs or DESI not in bundle.model.outputs:
+        return {}
+    return {name: measured(torch.stack([torch.from_numpy(np.array(one.flux)).float()
+                                        for one in expected(bundle, some, [key], DESI)]), rendered)
+            for name, key in ways.items() if key in bundle.codecs}
 
 
 def measured(flux: Tensor, rendered: Rendered) -> dict[str, Array]:

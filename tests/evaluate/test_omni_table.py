@@ -17,6 +17,7 @@ SECTIONS = (f"redshift, {MAIN}", "redshift, all galaxies", f"redshift from spect
             f"image and spectrum together, {MAIN}", f"what the image adds to the redshift, {MAIN}", f"stellar mass, {MAIN}",
             f"what the image adds to stellar mass, {MAIN}", "retrieval", "Legacy image to HSC image",
             "Legacy image to HSC image, by scale", "SDSS spectrum to DESI spectrum", "lines of galaxies in it",
+            "image to DESI spectrum",
             "redshift posterior, every object", "coverage of 8 draws", "observed again", "latency on this machine")
 
 
