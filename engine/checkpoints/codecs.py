@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def spectrum(config: Config, _: Path) -> SpectrumCodec:
         "decoder_widths": "decoder_dims", "start": "lambda_min", "step": "resolution", "pixels": "num_pixels",
         "width": "latent_channels", "bits": "dim", "levels": "codebook_size", "scaling": "input_scaling",
         "clip_ivar": "clip_ivar", "clip_flux": "clip_flux"}, "embedding_dim normalization_range"))
+    ours = replace(ours, strides=(4, *(2,) * (len(ours.encoder_depths) - 1)))
     same("embedding_dim", config.get("embedding_dim", 4), "dim", ours.bits)
     same("codebook_size", ours.levels, "2 ** dim", 2**ours.bits)
     same("encoder_dims[-1]", ours.encoder_widths[-1], "latent_channels", ours.width)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +34,8 @@ class SpectrumConfig:
     """Sizes of the network and its grid (Angstrom). scaling: of the normalised flux; clips: of flux and inverse variance.
 
     fsq: levels of finite scalar quantisation, as the codecs that we train have it, instead of the signs of `bits` channels;
-    use_mask: whether bad pixels are bridged and get no weight where a call does not say.
+    use_mask: whether bad pixels are bridged and get no weight where a call does not say. strides: neighbours that each stage of
+    the encoder joins, in the decoder's stages in reverse; plain: blocks of two convolutions, which cost less at few positions.
     """
 
     encoder_depths: tuple[int, ...] = (3, 3, 9, 3)
@@ -51,11 +53,13 @@ class SpectrumConfig:
     clip_flux: float | None = None
     fsq: tuple[int, ...] | None = None
     use_mask: bool = False
+    strides: tuple[int, ...] = (4, 2, 2, 2)
+    plain: bool = False
 
     @property
     def tokens(self) -> int:
         """Of one spectrum, with the one for the level."""
-        return 1 + self.pixels // (4 << len(self.encoder_depths) - 1)
+        return 1 + self.pixels // prod(self.strides)
 
 
 class SpectrumCodec(nn.Module):
@@ -66,12 +70,12 @@ class SpectrumCodec(nn.Module):
         self.config = config
         self.quantizer = LFQ(config.bits) if config.fsq is None else FSQ(config.fsq)
         self.levels = Table(config.levels)
-        self.encoder = convnext.encoder(2, config.encoder_depths, config.encoder_widths)
+        self.encoder = convnext.encoder(2, config.encoder_depths, config.encoder_widths, config.strides, config.plain)
         self.norm = nn.LayerNorm(config.width, eps=convnext.EPSILON)
         self.norm_code = nn.LayerNorm(config.width)
         self.to_code = nn.Linear(config.width, self.quantizer.channels)
         self.from_code = nn.Linear(self.quantizer.channels, config.width)
-        self.decoder = convnext.decoder(config.width, config.decoder_depths, config.decoder_widths)
+        self.decoder = convnext.decoder(config.width, config.decoder_depths, config.decoder_widths, config.strides[::-1], config.plain)
 
     @property
     def vocabulary(self) -> int:

@@ -65,16 +65,16 @@ class CodecRecipe:
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()[:16]
 
 
-SPECTRUM = SpectrumConfig(  # five stages: 136 tokens of 64 pixels, 51 Angstrom, and one for the level
-    encoder_depths=(1, 1, 1, 2, 2), encoder_widths=(16, 32, 48, 96, 128), decoder_depths=(2, 2, 1, 1, 0),
-    decoder_widths=(96, 48, 32, 16, 1), width=128, levels=1000, fsq=(8, 5, 5, 5), use_mask=True)
+SPECTRUM = SpectrumConfig(  # 136 tokens of 64 pixels, 51 Angstrom, and one for the level; all blocks work at that length
+    encoder_depths=(0, 3), encoder_widths=(160, 160), decoder_depths=(3, 0), decoder_widths=(160, 1), strides=(64, 1),
+    plain=True, width=160, levels=1000, fsq=(7, 5, 5, 5, 5), use_mask=True)
 SEGMAP = SegmentationConfig(levels=(8, 5, 5, 5), width=96, decoder_width=96, hidden=32)
-TINY_SPECTRUM = replace(SPECTRUM, encoder_depths=(1,) * 5, encoder_widths=(8, 8, 8, 16, 16), decoder_depths=(1, 1, 1, 1, 0),
-                        decoder_widths=(16, 8, 8, 8, 1), width=16)
+TINY_SPECTRUM = replace(SPECTRUM, encoder_depths=(0, 1), encoder_widths=(16, 16), decoder_depths=(1, 0),
+                        decoder_widths=(16, 1), width=16)
 
 DEMO: dict[Kind, CodecRecipe] = {
     "image": CodecRecipe("image", "demo", CompactConfig(), rate=6e-4),
-    "spectrum": CodecRecipe("spectrum", "demo", SPECTRUM, batch=32, steps=2500, rate=1e-3, decay=0.05),
+    "spectrum": CodecRecipe("spectrum", "demo", SPECTRUM, steps=3000, rate=1e-3, decay=0.05),
     "segmap": CodecRecipe("segmap", "demo", SEGMAP, objects=8192, steps=1200, rate=1e-3),
     "scalars": CodecRecipe("scalars", "demo", objects=16384, steps=0),
 }

@@ -36,6 +36,7 @@ RENDERING = 0.1  # the share of a run's progress that the cache takes
 RADII = (1.0, 2.0, 4.0, 8.0)  # arcsec, of the apertures whose flux must be right
 HELD_OUT = 128  # objects that the curve looks at
 REACH = 1.5  # of latents before they are rounded; tanh(1.5) = 0.905
+LARGE = 3.0  # sigma: beyond it an error of a spectrum's pixel counts linearly
 BRIGHTEST = 3.2  # log10 of the highest level of a spectrum, 1e-17 erg/s/cm2/A
 Losses = tuple[Tensor, dict[str, Tensor], Tensor]  # what to minimise, its parts, the ids
 
@@ -118,7 +119,7 @@ def image_losses(codec: CompactImageCodec, batch: Images, recipe: CodecRecipe) -
 
 
 def spectrum_losses(codec: SpectrumCodec, batch: Spectra, recipe: CodecRecipe) -> Losses:
-    """Error in units of the noise, which counts `floor` of the level at least; linear, not squared, where it is large.
+    """Error in units of the noise, which counts `floor` of the level at least; linear, not squared, beyond `LARGE`.
 
     Masked pixels and those that the spectrograph does not reach have no weight.
     """
@@ -132,7 +133,7 @@ def spectrum_losses(codec: SpectrumCodec, batch: Spectra, recipe: CodecRecipe) -
     truth, ivar = interpolate(batch.wavelength, both, codec.wavelength()).unbind(1)
     weight = ivar / (1 + ivar * (recipe.floor * norm) ** 2)
     chi2 = weight * (flux - truth) ** 2
-    chi = ((1 + chi2).sqrt() - 1).sum() / (ivar > 0).sum()
+    chi = LARGE**2 * ((1 + chi2 / LARGE**2).sqrt() - 1).sum() / (ivar > 0).sum()
     return chi + recipe.reach * beyond(z), {"chi2": chi2.detach().sum() / (ivar > 0).sum()}, codec.quantizer.encode(z.detach())
 
 
