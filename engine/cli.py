@@ -233,7 +233,7 @@ def _answer(sky: Sky, id: str, found: Neighbours, json: bool) -> None:
 
 @app.command(epilog="Example: omnisky evaluate --model runs/omni-small/model --objects 500 --json")
 def evaluate(
-    shipped: Annotated[str | None, typer.Argument(help="demo: the model that is shipped, as without it.", metavar="[demo]")] = None,
+    shipped: Annotated[str | None, typer.Argument(help="demo: the shipped model, as without it.", metavar="[demo]")] = None,
     model: Model = None,
     objects: Annotated[int, typer.Option(min=100, help="Test objects, none of which was ever trained on.")] = 1000,
     database: Annotated[int | None, typer.Option(min=100, help="Further objects with known redshifts.")] = None,

@@ -9,5 +9,5 @@ from engine.checkpoints.tokenizers import CodecBundle
 from engine.checkpoints.training import last_step, resume, save_training
 from engine.model_files import checksum
 
-__all__ = ["Bundle", "CodecBundle", "OmniBundle", "checksum", "halved", "last_step", "load", "load_aion", "load_codec", "resume",
-           "save", "save_aion", "save_codec", "save_training"]
+__all__ = ["Bundle", "CodecBundle", "OmniBundle", "checksum", "halved", "last_step", "load", "load_aion", "load_codec",
+           "resume", "save", "save_aion", "save_codec", "save_training"]

@@ -70,12 +70,13 @@ class SpectrumCodec(nn.Module):
         self.config = config
         self.quantizer = LFQ(config.bits) if config.fsq is None else FSQ(config.fsq)
         self.levels = Table(config.levels)
-        self.encoder = convnext.encoder(2, config.encoder_depths, config.encoder_widths, config.strides, config.plain)
+        strides, plain = config.strides, config.plain
+        self.encoder = convnext.encoder(2, config.encoder_depths, config.encoder_widths, strides, plain)
         self.norm = nn.LayerNorm(config.width, eps=convnext.EPSILON)
         self.norm_code = nn.LayerNorm(config.width)
         self.to_code = nn.Linear(config.width, self.quantizer.channels)
         self.from_code = nn.Linear(self.quantizer.channels, config.width)
-        self.decoder = convnext.decoder(config.width, config.decoder_depths, config.decoder_widths, config.strides[::-1], config.plain)
+        self.decoder = convnext.decoder(config.width, config.decoder_depths, config.decoder_widths, strides[::-1], plain)
 
     @property
     def vocabulary(self) -> int:

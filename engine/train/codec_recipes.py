@@ -23,7 +23,8 @@ class CodecRecipe:
     validation: further ones, for the curve and the figures. legacy: the share of a batch that is of this survey; desi: how
     often a batch is of this spectrograph; drop_some: the share of objects that bands are left out of, drop: each band's chance
     then. photometry: weight of the loss of fluxes in apertures, reach: of latents that are too large; floor: error of a
-    spectrum's pixel that counts at least, as a share of its mean flux. entries: of a number's table; redshifts: of the redshift's grid.
+    spectrum's pixel that counts at least, as a share of its mean flux. entries: of a number's table; redshifts:
+    of the redshift's grid.
     """
 
     kind: Kind
