@@ -156,7 +156,9 @@ LOSSES: dict[str, Callable[..., Losses]] = {"image": image_losses, "spectrum": s
 
 def drawn(source: CodecSource, step: int) -> list[Any]:
     """The batches of one step."""
-    return {"image": source.images, "spectrum": source.spectra, "segmap": source.fields}[source.recipe.kind](step)
+    if source.recipe.kind == "segmap":
+        return source.fields(step)
+    return source.images(step) if source.recipe.kind == "image" else source.spectra(step)
 
 
 def unseen(source: CodecSource) -> dict[str, Any]:
