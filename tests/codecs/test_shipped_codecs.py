@@ -33,7 +33,7 @@ def test_there_is_one_of_every_modality_of_the_simulated_sky(bundle: CodecBundle
 
 
 @pytest.mark.parametrize("survey", ["legacy", "hsc"])
-def test_images_are_nearer_to_the_truth_than_their_noisy_pixels(bundle: CodecBundle, sky: dict[str, Tensor], survey: str) -> None:
+def test_images_are_nearer_to_the_truth_than_noisy_pixels(bundle: CodecBundle, sky: dict[str, Tensor], survey: str) -> None:
     codec = bundle.codecs["tok_image"]
     assert isinstance(codec, CompactImageCodec)
     truth, unit = sky[f"{survey}_truth"], BANDS[INDEX[BANDS_OF[survey][0]]].unit
