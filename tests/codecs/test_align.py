@@ -144,6 +144,18 @@ def test_a_stopped_run_goes_on_to_the_same_head(sky: Path, folder: Path, tmp_pat
     assert load_alignment(sky / "align").checksum == load_alignment(other / "align").checksum
 
 
+def test_from_tokens_alone_it_becomes_a_part_of_the_model(sky: Path, folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    bundle = checkpoints.load(model)
+    assert isinstance(bundle, OmniBundle)
+    last = list(align.align_tokens(sky, bundle, 40))[-1]
+    assert last.preview["pairs"] + last.preview["held_out"] == 40 and not (model / "align" / "work").exists()
+    with_head = bundle.aligned(model / "align")
+    assert with_head.manifest("image")["comparable"] == ["image", "spectrum"]
+    assert bundle.aligned(tmp_path).manifest("image")["comparable"] == ["image"]
+
+
 def test_a_head_belongs_to_its_model(sky: Path, folder: Path, tmp_path: Path) -> None:
     list(jobs.align(sky, folder))
     other = tmp_path / "other"

@@ -207,7 +207,7 @@ def test_our_spectra_use_their_mask_and_say_so(tmp_path: Path) -> None:
     halved(codec)
     found = load_codec(tmp_path)
     assert isinstance(found, SpectrumCodec) and found.config.use_mask
-    assert found.config.tokens == 137 and found.vocabulary == 1000
+    assert found.config.tokens == 137 and found.vocabulary == 4375
     flux, ivar = torch.rand(2, 7781) + 3, torch.ones(2, 7781)
     mask = torch.zeros(2, 7781, dtype=torch.bool)
     mask[:, 4000:4010] = True

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import card_page
+import generating_model
 import numpy as np
 import psutil
 import pytest
-import small_omni
 from card_page import Visit, server, visit
 from PIL import Image as Pillow
 
@@ -34,12 +34,12 @@ DECODED = "async e => { await e.decode(); return e.naturalWidth; }"
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_omni.model(tmp_path_factory.mktemp("model") / "omni-small")
+    return generating_model.model(tmp_path_factory.mktemp("model") / "omni-small")
 
 
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_omni.sky(tmp_path_factory.mktemp("generating") / "some.sky")
+    return generating_model.sky(tmp_path_factory.mktemp("generating") / "some.sky")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def bundle(model: Path) -> checkpoints.OmniBundle:
 
 @pytest.fixture(scope="module")
 def galaxy() -> SkyObject:
-    return small_omni.objects()[0]
+    return generating_model.objects()[0]
 
 
 def decoded(png: bytes) -> np.ndarray[Any, Any]:
@@ -83,7 +83,7 @@ def test_the_desk_refuses_what_is_not_offered(model: Path, sky: Path) -> None:
     with pytest.raises(LookupError, match="no xyz to generate from; it has legacy, hsc, sdss, desi"):
         desk.generate(0, "xyz", 0, "ada")
     with pytest.raises(LookupError, match="it has nothing"):
-        desk.generate(small_omni.COUNT - 1, "legacy", 0, "ada")
+        desk.generate(generating_model.COUNT - 1, "legacy", 0, "ada")
     with pytest.raises(LookupError, match="cannot generate"):
         _ = Desk(sky, SHIPPED).runs
 
@@ -331,7 +331,7 @@ def test_generate_shows_previews_stops_and_ends(seen: Visit, galaxy: SkyObject) 
     assert strip.locator(".stamps .veil").is_visible()
     page.keyboard.press("v")
     assert not strip.locator(".stamps .veil").is_visible()
-    other = small_omni.objects()[1].id
+    other = generating_model.objects()[1].id
     page.evaluate("omnisky.go(1)")
     page.wait_for_function("id => omnisky.state.id === id && omnisky.card.generate.status === 'idle'", arg=other)
     page.evaluate("omnisky.go(0)")
