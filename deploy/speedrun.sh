@@ -10,7 +10,6 @@ OUT=${1:-runs/speedrun}
 RECIPE=${RECIPE:-small}     # of the transformer: tiny, small, base, ...
 CODECS=$([ "$RECIPE" = tiny ] && echo tiny || echo demo)
 OBJECTS=${OBJECTS:-50000}   # of the simulated sky whose tokens are trained on
-SEED=${SEED:-12}            # another one than the codecs' and the demo sky's
 OMNISKY=${OMNISKY:-omnisky}
 # glibc would give large blocks back to the system after each use and fetch them anew: a third of a step on a CPU.
 export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_TOP_PAD_=200000000
@@ -22,6 +21,6 @@ codec image & image=$!
 codec spectrum && codec segmap && codec scalars
 wait "$image"
 
-"$OMNISKY" train tokens "$OUT/tokens" --codecs "$OUT/codecs" --objects "$OBJECTS" --seed "$SEED"
+"$OMNISKY" train tokens "$OUT/tokens" --codecs "$OUT/codecs" --objects "$OBJECTS"
 "$OMNISKY" train omni --recipe "$RECIPE" --sky "$OUT/tokens" --codecs "$OUT/codecs" --out "$OUT/omni" ${STEPS:+--steps "$STEPS"}
 [ -n "${NO_APP:-}" ] || "$OMNISKY" demo --model "$OUT/omni/model"

@@ -97,7 +97,7 @@ def simulate(
 @app.command(epilog="Example: omnisky tokenize my.sky --model ~/models/aion-base")
 def tokenize(
     sky: SkyFolder,
-    model: Annotated[Path, typer.Option(help="Folder of a model of AION-1's kind, with its codecs.")],
+    model: Annotated[Path, typer.Option(help="Folder of a model of AION-1's kind with its codecs, or of codecs alone.")],
     inputs: Inputs = None,
     fast: Fast = False,
     copies: Annotated[int, typer.Option(min=0, max=7, help="Tokens of so many turned copies, too, for training.")] = 0,

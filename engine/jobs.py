@@ -75,14 +75,16 @@ def tokenize(sky: str | Path, model: str | Path, inputs: Sequence[str] | None = 
              ) -> Iterator[Step]:
     """Tokens of all objects that have none yet, by the codecs of a model of AION-1's kind: see `engine.tokenized`.
 
-    copies: of so many turned copies of each object, too (`engine.augment`), for training. Raises ValueError if another process
-    embeds the same sky, FileNotFoundError or ValueError for a model that cannot be loaded or has no codecs, KeyError for an
-    unknown input.
+    model: its folder, or one that holds codecs alone. copies: of so many turned copies of each object, too (`engine.augment`),
+    for training. Raises ValueError if another process embeds the same sky, FileNotFoundError or ValueError for a model that
+    cannot be loaded or has no codecs, KeyError for an unknown input.
     """
     from engine import checkpoints, tokenized
 
-    store, bundle = Store(sky), checkpoints.load(model)
-    if not isinstance(bundle, checkpoints.OmniBundle) or not len(bundle.codecs):
+    store, folder = Store(sky), Path(model)
+    alone = (folder / "codecs").is_dir() and not (folder / "config.json").is_file()
+    bundle = checkpoints.CodecBundle.load(folder) if alone else checkpoints.load(folder)
+    if isinstance(bundle, checkpoints.Bundle) or not len(bundle.codecs):
         raise ValueError(f"{bundle.folder} has no codecs, so it makes no tokens; give the folder of a model of AION-1's kind")
     with _only_embedder(store):
         yield from tokenized.tokenize(store, bundle, inputs, quick, copies)

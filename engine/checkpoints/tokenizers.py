@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,16 +69,16 @@ class Codecs(Mapping[str, Codec]):
         return len(self._folders)
 
 
-class Tokenizer:
+class Tokenizer(ABC):
     """Objects to tokens; what bundles with codecs have in common."""
 
     folder: Path
     codecs: Codecs
 
     @property
+    @abstractmethod
     def modalities(self) -> Mapping[str, Modality]:
         """Those it reads, by token key."""
-        raise NotImplementedError
 
     @property
     def measured(self) -> tuple[str, ...]:

@@ -54,10 +54,14 @@ def spectra(sky: Mapping[str, Tensor]) -> Arrays:
     return out
 
 
+def painted(sky: Mapping[str, Tensor]) -> Tensor:
+    """Bars and arms as one field from 0 to 1: (B, N, N)."""
+    return torch.maximum(ARM * sky["arm_mask"].float(), BAR * sky["bar_mask"].float())
+
+
 def segmaps(sky: Mapping[str, Tensor]) -> Arrays:
-    """Bars and arms as one field from 0 to 1, in bytes: (B, N, N)."""
-    field = torch.maximum(ARM * sky["arm_mask"].float(), BAR * sky["bar_mask"].float())
-    return {"field": (255 * field).round().to(torch.uint8).numpy()}
+    """The same in bytes."""
+    return {"field": (255 * painted(sky)).round().to(torch.uint8).numpy()}
 
 
 def numbers(sky: Mapping[str, Tensor]) -> Arrays:

@@ -23,10 +23,11 @@ from engine.codecs.image import SIZE
 from engine.modalities import Modality
 from engine.model_files import codec_checksum
 from engine.records import MANIFEST, Records
+from engine.simulate import GRIDS
 from engine.simulate.population import STAR
 from engine.steps import Step
-from engine.train.codec_data import ARM, BAR
-from engine.train.data import RENDER_BATCH, Render, sdss_wavelength
+from engine.train.codec_data import painted
+from engine.train.data import RENDER_BATCH, Render
 from engine.train.token_data import hashed
 
 Sky = dict[str, Tensor]
@@ -45,17 +46,18 @@ def build(codecs: Path, out: Path, objects: int, seed: int, render: Render | Non
         from engine import simulate
 
         render = partial(simulate.render, device=device)
-    readers = readers_of(codecs, device)
+    readers = readers_of(codecs, render(seed, torch.arange(1), truth=True), device)
     about = {key: {"codec": codec_checksum(codecs / "codecs" / m.folder), "seed": seed} for key, (m, _) in readers.items()}
     made = {key: _opened(out / "tokens" / key, m.tokens, about[key]) for key, (m, _) in readers.items()}
     start = min(r.reach for r in made.values())
     waiting: dict[str, list[tuple[Tensor, Tensor]]] = {key: [] for key in made}
     for number, first in enumerate(range(start, objects, RENDER_BATCH)):
         stop = min(first + RENDER_BATCH, objects)
-        sky = render(seed, torch.arange(first, stop), truth=True)
+        index = torch.arange(first, stop)
+        sky = render(seed, index, truth=True) | {"index": index}
         for key, (_, read) in readers.items():
             there, ids = read(sky)
-            waiting[key].append((torch.arange(first, stop)[there.cpu()], ids.cpu()))
+            waiting[key].append((index[there.cpu()], ids.cpu()))
         if number % COMMIT_EVERY == COMMIT_EVERY - 1 or stop == objects:
             for key, records in made.items():
                 _append(records, waiting[key], stop)
@@ -85,14 +87,14 @@ def _append(records: Records, waiting: list[tuple[Tensor, Tensor]], stop: int) -
 Reader = Callable[[Sky], tuple[Tensor, Tensor]]  # which objects have it, bool (B,); the ids of those, (k, n)
 
 
-def readers_of(codecs: Path, device: str) -> dict[str, tuple[Modality, Reader]]:
-    """Of each modality that the simulated sky has, how its tokens come from a rendered batch."""
+def readers_of(codecs: Path, some: Sky, device: str) -> dict[str, tuple[Modality, Reader]]:
+    """Of each modality that the simulated sky has, of which `some` is a sample, how its tokens come from a rendered batch."""
     config = config_of(codecs)
     loaded: dict[str, Codec] = {}
     readers: dict[str, tuple[Modality, Reader]] = {}
     for key in config.domains:
         m = config.modality(key)
-        read = reader(m)
+        read = reader(m, some)
         if read is not None:
             if m.folder not in loaded:
                 loaded[m.folder] = load_codec(codecs / "codecs" / m.folder).to(device)
@@ -100,16 +102,12 @@ def readers_of(codecs: Path, device: str) -> dict[str, tuple[Modality, Reader]]:
     return readers
 
 
-def reader(m: Modality) -> Callable[[Any, Modality, Sky], tuple[Tensor, Tensor]] | None:
+def reader(m: Modality, some: Sky) -> Callable[[Any, Modality, Sky], tuple[Tensor, Tensor]] | None:
     """None for what the simulated sky does not have."""
     by_kind = {"image": images, "spectrum": spectra, "catalog": sources, "field": maps, "coefficients": coefficients}
     if m.kind == "scalar":
-        return numbers if f"s_{m.scalar}" in SCALARS else None
+        return numbers if f"s_{m.scalar}" in some else None
     return by_kind.get(m.kind)
-
-
-SCALARS = {"s_z", "s_ebv", "s_shape_r", "s_shape_e1", "s_shape_e2", *(f"s_flux_{b}" for b in "griz"),
-           *(f"s_mag_{b}" for b in "grizy")}
 
 
 def images(codec: Any, m: Modality, sky: Sky) -> tuple[Tensor, Tensor]:
@@ -121,11 +119,9 @@ def images(codec: Any, m: Modality, sky: Sky) -> tuple[Tensor, Tensor]:
 
 def spectra(codec: Any, m: Modality, sky: Sky) -> tuple[Tensor, Tensor]:
     there, flux = sky[f"has_{m.survey}"], sky[m.survey]
-    n = flux.shape[1]
-    wavelength = 3600 + 0.8 * torch.arange(n, dtype=torch.float64) if m.survey == "desi" else sdss_wavelength(n)
     bad = sky[f"{m.survey}_mask"] | ~torch.isfinite(flux)
     there = there & ~bad.all(1)
-    return there, codec.tokenize(flux[there], sky[f"{m.survey}_ivar"][there], bad[there], wavelength.to(flux.device))
+    return there, codec.tokenize(flux[there], sky[f"{m.survey}_ivar"][there], bad[there], GRIDS[m.survey](flux.device))
 
 
 def numbers(codec: ScalarCodec, m: Modality, sky: Sky) -> tuple[Tensor, Tensor]:
@@ -150,7 +146,7 @@ def sources(codec: CatalogCodec, m: Modality, sky: Sky) -> tuple[Tensor, Tensor]
 
 def maps(codec: Any, m: Modality, sky: Sky) -> tuple[Tensor, Tensor]:
     """Bars and arms of galaxies; of maps that show neither a few."""
-    field = torch.maximum(ARM * sky["arm_mask"].float(), BAR * sky["bar_mask"].float())
-    some = torch.from_numpy(hashed(sky["s_ra"].cpu().double().numpy().view("u8"), PLAIN_SALT) < PLAIN)
+    field = painted(sky)
+    some = torch.from_numpy(hashed(sky["index"].numpy(), PLAIN_SALT) < PLAIN)
     there = (sky["class"] < STAR) & (field.flatten(1).any(1) | some.to(field.device))
     return there, codec.tokenize(field[there])

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from engine import checkpoints, demo_sky, simulate
 from engine.checkpoints.tokenizers import Codecs, config_of, has
+from engine.cli import app
 from engine.codecs import CatalogCodec, CodecWarning
 from engine.records import Records
+from engine.store import Store
 from engine.train import codec_tables, codecs, omni
 from engine.train.codec_data import CodecSource, build_cache
 from engine.train.codec_folder import gather
@@ -36,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _ in build_cache(scalars, place / "scalars" / "cache", simulate.render):
         pass
     codec_tables.fit(scalars, CodecSource(scalars, place / "scalars" / "cache"), place / "scalars" / "model")
-    names = gather([place / kind for kind in ("image", "spectrum", "segmap", "scalars")], place)
+    names = gather({kind: place / kind for kind in ("image", "spectrum", "segmap", "scalars")}, place)
     assert {"image", "spectrum", "segmentation_map", "catalog", "Z", "bp_coefficients"} <= set(names)
     return place
 
@@ -72,6 +75,21 @@ def test_they_are_those_of_the_objects(folder: Path, tokens: Path) -> None:
             assert (theirs.reshape(len(able), -1).numpy() == ids).mean() > 0.999, key
             compared += len(able)
     assert compared > 24 * 10
+
+
+def test_a_sky_is_tokenised_by_codecs_alone(folder: Path, tokens: Path, tmp_path: Path) -> None:
+    """And has the same tokens, of what its objects have."""
+    store = Store.create(tmp_path / "some.sky", lossless=True)
+    store.append(list(demo_sky.objects(SEED, 0, 16)), ["simulated"] * 16)
+    done = CliRunner().invoke(app, ["tokenize", str(store.path), "--model", str(folder)])
+    assert done.exit_code == 0, done.output
+    made, theirs = read(store.path), read(tokens)
+    assert {"tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_z", "tok_flux_g"} <= set(made)
+    for key, records in made.items():
+        there, ids = theirs[key].at(np.arange(16))
+        if len(records):
+            assert np.array_equal(records.rows, np.flatnonzero(there)), key
+            assert (records.values == ids).mean() > 0.999, key
 
 
 def test_the_catalogue_is_the_source_in_the_middle(folder: Path, tokens: Path) -> None:
@@ -118,4 +136,4 @@ def test_a_folder_without_codecs_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{tmp_path} has no codecs; `omnisky train codec` makes them"):
         config_of(tmp_path)
     with pytest.raises(ValueError, match="has no finished codec"):
-        gather([tmp_path], tmp_path)
+        gather({"image": tmp_path}, tmp_path)
