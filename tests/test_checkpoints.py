@@ -133,3 +133,11 @@ def test_a_kill_between_two_renames_leaves_the_last_checkpoint(tmp_path: Path) -
 def test_nothing_to_resume(tmp_path: Path) -> None:
     assert checkpoints.last_step(tmp_path / "c") is None
     assert checkpoints.resume(tmp_path / "c", *trained()) == (0, 0.0)
+
+
+def test_written_tensors_have_the_mode_of_the_users_other_files(tmp_path: Path) -> None:
+    from engine.checkpoints.tensors import write_tensors
+
+    write_tensors(tmp_path / "model.safetensors", {"a": torch.ones(2)})
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -22,7 +22,10 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file, whole or not at all."""
     part = path.with_name(path.name + ".part")
+    part.write_bytes(b"")  # with the mode that the user's files have; safetensors would make it readable by the owner alone
+    mode = part.stat().st_mode
     save_file({name: value.detach().contiguous() for name, value in tensors.items()}, part, metadata={"format": "pt"})
+    part.chmod(mode)
     part.replace(path)
 
 
