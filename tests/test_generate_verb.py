@@ -16,27 +16,20 @@ from astropy.wcs import WCS
 from typer.testing import CliRunner
 
 from engine import checkpoints, demo_sky, generation, io, jobs
-from engine.checkpoints import save_aion
 from engine.cli import app
 from engine.generation import exports
-from engine.models.omni import Omni, OmniConfig
 from engine.objects import SkyObject
 from engine.store import Store
 
 sys.path.insert(0, str(Path(__file__).parent / "codecs"))
-from small_codecs import written
+import small_codecs
 
 DOMAINS = ("tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_xp_bp", "tok_flux_g", "tok_z", "catalog", "tok_segmap")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("bundle") / "aion-small"
-    save_aion(made, Omni(OmniConfig(DOMAINS, DOMAINS, norm_bias=False, act_layer="SiLU", dim=16, encoder_depth=1,
-                                    decoder_depth=1, num_heads=2, num_register_tokens=1, sizes={"tok_xp_bp": (55, 64)})))
-    for name in ("image", "spectrum", "segmentation_map", "bp_coefficients", "FLUX_G", "Z", "catalog"):
-        shutil.copytree(written(tmp_path_factory.mktemp(name), name), made / "codecs" / name)
-    return made
+    return small_codecs.bundle(tmp_path_factory.mktemp("bundle") / "aion-small", DOMAINS)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ FEATURES = 0.3  # the same of how strong lines and breaks are: fibres of other w
 LIMIT = 0.01  # p-value below which the two are inconsistent
 BROADER = 1.1  # times: a generated image this much broader than the measured one is what both are brought to
 SEEN = 5.0  # times its noise, smoothed: measured light
-FWHM = 2.354820045  # of a Gaussian, in sigma
 TILT = 2  # order of the polynomial that stands for the light a fibre loses
 CONTINUUM = 150.0  # Angstrom: what is broader than this is no feature
 
@@ -258,8 +257,9 @@ def _judged(home: Image, bands: Sequence[str], model: Planes, data: Planes, floo
     allowed = np.hypot(floor, scatter)
     m, d, v = (np.where(good, x, fill) for x, fill in ((model.pixels, 0.0), (data.pixels, 0.0), (data.variance, 1.0)))
     chi = np.where(good, (d - m) / np.sqrt(v), np.nan)
-    blur = np.stack([laplace(np.where(np.isfinite(one), one, 0.0)) * (optics.psf_of(home, b).fwhm / FWHM / home_scale) ** 2
-                     for one, b in zip(model.pixels, bands, strict=True)])
+    widths = [optics.psf_of(home, b).fwhm / spectrographs.FWHM / home_scale for b in bands]
+    blur = np.stack([laplace(np.where(np.isfinite(one), one, 0.0)) * width**2
+                     for one, width in zip(model.pixels, widths, strict=True)])
     lenient = (d - m) ** 2 / (v + allowed[:, None, None] ** 2 * (m**2 + blur**2))
     shared = (data.correlation**2).sum((1, 2))
     views = []

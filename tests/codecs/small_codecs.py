@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from engine.checkpoints import save_aion
 from engine.checkpoints.codecs import theirs
 from engine.codecs import (
     CatalogCodec,
@@ -23,6 +26,8 @@ from engine.codecs import (
     SpectrumCodec,
     SpectrumConfig,
 )
+from engine.modalities import MODALITIES
+from engine.models.omni import Omni, OmniConfig
 
 IMAGE = ImageConfig(width=32, projection=11, units=1)
 SPECTRUM = SpectrumConfig(encoder_depths=(1, 1, 1, 1), encoder_widths=(8, 8, 16, 16), decoder_depths=(1, 1, 1, 1),
@@ -102,3 +107,14 @@ def written(folder: Path, name: str, prefix: str = "_quantizer.") -> Path:
     save_file(tensors, folder / name / "model.safetensors")
     (folder / name / "config.json").write_text(json.dumps(CONFIGS[name]))
     return folder / name
+
+
+def bundle(folder: Path, domains: Sequence[str]) -> Path:
+    """A transformer of AION-1's kind with random weights, and its codecs, in `folder`."""
+    sizes = {key: (55, 64) for key in domains if key == "tok_xp_bp"}
+    config = OmniConfig(tuple(domains), tuple(domains), norm_bias=False, act_layer="SiLU", dim=16, encoder_depth=1,
+                        decoder_depth=1, num_heads=2, num_register_tokens=1, sizes=sizes)
+    save_aion(folder, Omni(config))
+    for name in {MODALITIES[key].folder for key in domains}:
+        shutil.move(written(folder / "made", name), folder / "codecs" / name)
+    return folder

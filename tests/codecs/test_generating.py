@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_codecs
 import torch
-from small_codecs import written
 from torch import Tensor
 from torch.nn import functional as F
 
 from engine import checkpoints, demo_sky, generation
-from engine.checkpoints import OmniBundle, save_aion
+from engine.checkpoints import OmniBundle
 from engine.codecs import CompactConfig, CompactImageCodec
 from engine.generation import Generated, decoded, grids, objects, places
-from engine.models.omni import Omni, OmniConfig
 from engine.objects import Catalog, Image, Scalar, SkyObject, Spectrum
 from engine.steps import Step
 
@@ -29,12 +27,7 @@ DOMAINS = ("tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_spectrum_sdss
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> OmniBundle:
-    made = tmp_path_factory.mktemp("bundle") / "aion-small"
-    save_aion(made, Omni(OmniConfig(DOMAINS, DOMAINS, norm_bias=False, act_layer="SiLU", dim=16, encoder_depth=1,
-                                    decoder_depth=1, num_heads=2, num_register_tokens=1, sizes={"tok_xp_bp": (55, 64)})))
-    for name in ("image", "spectrum", "segmentation_map", "bp_coefficients", "FLUX_G", "Z", "catalog"):
-        shutil.copytree(written(tmp_path_factory.mktemp(name), name), made / "codecs" / name)
-    found = checkpoints.load(made)
+    found = checkpoints.load(small_codecs.bundle(tmp_path_factory.mktemp("bundle") / "aion-small", DOMAINS))
     assert isinstance(found, OmniBundle)
     return found
 
