@@ -23,4 +23,6 @@ wait "$image"
 
 "$OMNISKY" train tokens "$OUT/tokens" --codecs "$OUT/codecs" --objects "$OBJECTS"
 "$OMNISKY" train omni --recipe "$RECIPE" --sky "$OUT/tokens" --codecs "$OUT/codecs" --out "$OUT/omni" ${STEPS:+--steps "$STEPS"}
+# So that images find spectra; it takes 500 objects at least.
+[ "$OBJECTS" -lt 1000 ] || "$OMNISKY" train head "$OUT/tokens" --model "$OUT/omni/model"
 [ -n "${NO_APP:-}" ] || "$OMNISKY" demo --model "$OUT/omni/model"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from itertools import islice
@@ -137,3 +140,13 @@ def test_a_folder_without_codecs_is_named(tmp_path: Path) -> None:
         config_of(tmp_path)
     with pytest.raises(ValueError, match="has no finished codec"):
         gather({"image": tmp_path}, tmp_path)
+
+
+def test_the_speedrun_goes_from_nothing_to_a_model(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[2] / "deploy" / "speedrun.sh"
+    settings = {"OMNISKY": str(Path(sys.executable).with_name("omnisky")), "RECIPE": "tiny", "OBJECTS": "200", "STEPS": "4"}
+    done = subprocess.run(["bash", str(script), str(tmp_path)], env={**os.environ, **settings, "NO_APP": "1"},
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    bundle = checkpoints.load(tmp_path / "omni" / "model")
+    assert isinstance(bundle, checkpoints.OmniBundle) and set(bundle.codecs) == set(bundle.modalities)
