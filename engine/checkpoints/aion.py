@@ -5,7 +5,8 @@
     model.safetensors.index.json      {"weight_map": {tensor: file}}
 
 The published files hold more than the parameters: position tables, zero biases of norms that have none, and one vector for
-both embeddings of a modality that shares it. Such extras are compared with what they must be.
+both embeddings of a modality that shares it. Such extras are compared with what they must be; files of ours, whose
+configuration the reference package does not read, go without them.
 """
 
 from __future__ import annotations
@@ -54,12 +55,14 @@ def load_aion(folder: str | Path, dtype: torch.dtype = torch.float32) -> Omni:
 
 
 def save_aion(folder: str | Path, model: Omni) -> None:
-    """Write the transformer as it is published (and as the reference package reads it, unless its config has `sizes`)."""
+    """Write the transformer as it is published, and as the reference package reads it; if its configuration has keys of ours
+    (`OmniConfig.published`), its parameters alone."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.cpu() for name, value in model.state_dict().items()}
-    extras = {name: value.clone() for name, value in _extras(model)}  # tables of one modality are one tensor there
-    write_tensors(folder / WEIGHTS, tensors | extras)
+    if model.config.published:
+        tensors |= {name: value.clone() for name, value in _extras(model)}  # tables of one modality are one tensor there
+    write_tensors(folder / WEIGHTS, tensors)
     part = folder / "config.json.part"
     part.write_text(json.dumps(model.config.as_dict(), indent=2, sort_keys=True) + "\n")
     part.replace(folder / "config.json")

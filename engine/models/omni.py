@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from engine.modalities import Modality
+from engine.modalities import MODALITIES, Modality
 from engine.models.attention import Attend, DecoderBlock, EncoderBlock, Span, average, everywhere, where, within
 from engine.models.omni_config import OmniConfig
 from engine.models.tokens import check_inputs, check_targets, grid, has_brightness, is_sequence, position_table, sequence_places
@@ -30,6 +30,7 @@ from engine.models.tokens import check_inputs, check_targets, grid, has_brightne
 __all__ = ["Encoded", "Omni", "OmniConfig"]
 
 SelfAttentionKind = Literal["full", "mean"]
+Side = Literal["encoder", "decoder"]
 CACHED_TOKENS = 2304  # computed at a time on a CPU: with many more the activations of a block leave its cache
 
 
@@ -54,7 +55,8 @@ class Encoded:
 
 
 class Embedding(nn.Module):
-    """One modality's tables: token vectors, its own vector, and (on the way out) the vectors that give logits."""
+    """A modality's tables: token vectors, its own vector, and (on the way out) the vectors that give logits. With
+    `share_tables` the first and last are one, which belongs to a codec."""
 
     token_emb: nn.Embedding
     mod_emb: Tensor
@@ -84,11 +86,16 @@ class Omni(nn.Module):
         self.inputs = {key: c.modality(key) for key in c.domains_in}
         self.outputs = {key: c.modality(key) for key in c.domains_out}
         with torch.device("meta"):  # nothing is drawn from torch's global generator
+            apart = not c.share_tables
+            folders = {m.folder: m for m in (*self.inputs.values(), *self.outputs.values())} if c.share_tables else {}
+            self.tables = nn.ModuleDict({
+                name: Embedding(m, c.dim, tokens=True, own=False, out=False) for name, m in folders.items()})
             self.encoder_embeddings = nn.ModuleDict({
-                key: Embedding(m, c.dim, True, own=not self._shares(key), out=False) for key, m in self.inputs.items()})
+                key: Embedding(m, c.dim, apart, own=not self._shares(key), out=False) for key, m in self.inputs.items()})
             # The decoder reads no tokens but those of sequences. The published files have tables of all, ours do not.
             self.decoder_embeddings = nn.ModuleDict({
-                key: Embedding(m, c.dim, is_sequence(m) or not c.sizes, own=True, out=True) for key, m in self.outputs.items()})
+                key: Embedding(m, c.dim, tokens=c.published or (apart and is_sequence(m)), own=True, out=apart)
+                for key, m in self.outputs.items()})
             self.mask_token = nn.Parameter(torch.empty(1, 1, c.dim))
             registers = torch.empty(1, c.num_register_tokens, c.dim)
             self.register_tokens = nn.Parameter(registers) if c.num_register_tokens else None
@@ -109,7 +116,7 @@ class Omni(nn.Module):
 
         | tensor                                                            | start                                      |
         |-------------------------------------------------------------------|--------------------------------------------|
-        | token_emb of all modalities                                       | normal, 0.02                               |
+        | token_emb of all modalities, or of all codecs (share_tables)      | normal, 0.02                               |
         | mod_emb (the decoder's serves the encoder too if they are shared) | normal, 0.02                               |
         | mask_token, register_tokens                                       | normal, 0.02                               |
         | to_logits; q, proj, fc1, fc2, fc3; decoder_proj_context           | uniform, sqrt(6 / (inputs + outputs))      |
@@ -143,6 +150,20 @@ class Omni(nn.Module):
         for name, m in tables.items():
             table = position_table(m, self.config.dim).to(like.device, like.dtype)
             self.register_buffer(name, table, persistent=False)
+
+    # -------------------------------------------------------------------------------------------------------- tables
+
+    def table(self, key: str, side: Side) -> nn.Embedding:
+        """Ids of a modality -> their vectors (..., D), as the encoder or the decoder reads them."""
+        if self.config.share_tables:
+            return _of(self.tables, MODALITIES[key].folder).token_emb
+        return _of(self.encoder_embeddings if side == "encoder" else self.decoder_embeddings, key).token_emb
+
+    def to_logits(self, key: str, y: Tensor) -> Tensor:
+        """The decoder's answers (..., D) -> logits of a modality (..., vocabulary)."""
+        if self.config.share_tables:  # what an id is when read is what it is compared with when asked for
+            return F.linear(y, self.table(key, "decoder").weight)
+        return _of(self.decoder_embeddings, key).to_logits(y)
 
     def _shares(self, key: str) -> bool:
         """Whether the modality's vector is one for encoder and decoder; it is then kept with the decoder, as in the files."""
@@ -197,9 +218,9 @@ class Omni(nn.Module):
                 positions = positions[sequence_places(visible[:, slices[key]])]
             else:
                 positions = positions[None, : value.shape[1]]
-            embedding = _of(self.encoder_embeddings, key)
-            what.append(embedding.token_emb(value))
-            place.append(positions + (_of(self.decoder_embeddings, key) if self._shares(key) else embedding).mod_emb)
+            what.append(self.table(key, "encoder")(value))
+            owner = self.decoder_embeddings if self._shares(key) else self.encoder_embeddings
+            place.append(positions + _of(owner, key).mod_emb)
         return _join(what), _join(place)
 
     # -------------------------------------------------------------------------------------------------------- decode
@@ -256,14 +277,13 @@ class Omni(nn.Module):
         for i, block in enumerate(self.decoder):
             y = self._run(block, y, context, among, onto, None if encoded.memory is None else encoded.memory[i])
         y = self.decoder_norm(y)
-        return {key: _of(self.decoder_embeddings, key).to_logits(y[:, own]) for key, own in slices.items()}
+        return {key: self.to_logits(key, y[:, own]) for key, own in slices.items()}
 
     def _queries(self, key: str, ids: Tensor | None) -> Tensor:
         """What the decoder starts from: the mask token for a grid, (1, n, D); for a sequence the ids so far, (B, n - 1, D)."""
-        embedding = _of(self.decoder_embeddings, key)
-        what = self.mask_token if ids is None else embedding.token_emb(ids[:, :-1])
+        what = self.mask_token if ids is None else self.table(key, "decoder")(ids[:, :-1])
         n = self.outputs[key].tokens if ids is None else what.shape[1]
-        return what + (self.get_buffer(_table_name(self.outputs[key]))[None, :n] + embedding.mod_emb)
+        return what + (self.get_buffer(_table_name(self.outputs[key]))[None, :n] + _of(self.decoder_embeddings, key).mod_emb)
 
     def _among(self, slices: dict[str, slice], kind: SelfAttentionKind) -> Attend:
         """How target tokens see each other."""

@@ -10,13 +10,18 @@ from typing import Any
 from engine.modalities import MODALITIES, Modality
 from engine.models.attention import ACTIVATIONS, BlockSizes
 
+OURS = ("sizes", "share_tables")  # keys that the published files do not have
+
 
 @dataclass(frozen=True)
 class OmniConfig:
     """A transformer, in the keys of the published config.json (the first four have no default there either).
 
-    `sizes` is ours and absent from the published files: key -> (tokens, vocabulary) of a modality where they differ from
-    `engine.modalities`. Raises ValueError naming the key, its value and what is allowed.
+    Two are ours and absent from the published files. `sizes`: key -> (tokens, vocabulary) of a modality where they differ
+    from `engine.modalities`. `share_tables`: modalities of one codec have one table of token vectors, read by encoder and
+    decoder, and logits are products with it (Press & Wolf 2017; 4M, Mizrahi et al. 2023).
+
+    Raises ValueError naming the key, its value and what is allowed.
     """
 
     domains_in: tuple[str, ...]
@@ -42,6 +47,7 @@ class OmniConfig:
     shared_drop_path: bool = False  # the rates grow over both depths together
     use_act_checkpoint: bool = False  # training computes the blocks again rather than keep their activations
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
+    share_tables: bool = False
 
     def __post_init__(self) -> None:
         for name in ("domains_in", "domains_out"):
@@ -60,6 +66,19 @@ class OmniConfig:
                  f"a multiple of 4 (sin-cos positions) and of num_heads = {self.num_heads}")
         _require(self.act_layer in ACTIVATIONS, "act_layer", self.act_layer, f"one of {', '.join(ACTIVATIONS)}")
         object.__setattr__(self, "sizes", {key: _size(key, value, self.domains) for key, value in dict(self.sizes).items()})
+        if self.share_tables:
+            self._check_tables()
+
+    def _check_tables(self) -> None:
+        """One table has one number of ids."""
+        of: dict[str, dict[str, int]] = {}
+        for m in map(self.modality, self.domains):
+            of.setdefault(m.folder, {})[m.key] = m.vocabulary
+        for folder, vocabularies in of.items():
+            if len(set(vocabularies.values())) > 1:
+                numbers = ", ".join(f"{n} of {key}" for key, n in vocabularies.items())
+                raise ValueError(f"share_tables is True, but the modalities of the codec {folder!r} have vocabularies of "
+                                 f"different sizes ({numbers}); one table serves them only if these are equal")
 
     @classmethod
     def from_dict(cls, content: Any, source: str = "config.json") -> OmniConfig:
@@ -77,9 +96,14 @@ class OmniConfig:
             raise ValueError(f"{source}: {error}") from error
 
     def as_dict(self) -> dict[str, Any]:
-        """What goes into a config.json: the published keys, and `sizes` only where there are any."""
-        content = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k != "sizes"}
+        """What goes into a config.json: the published keys, and ours only where they are set."""
+        content = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in OURS or v}
         return content | ({"sizes": {key: list(size) for key, size in self.sizes.items()}} if self.sizes else {})
+
+    @property
+    def published(self) -> bool:
+        """Whether this is a model as AION-1's are, which the reference package can read."""
+        return not any(getattr(self, name) for name in OURS)
 
     @property
     def domains(self) -> tuple[str, ...]:

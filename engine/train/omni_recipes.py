@@ -28,7 +28,7 @@ class OmniRecipe:
     the share `warmup` of the steps, stays for the share `flat`, and falls as a cosine. average: what the averaged weights,
     which are the result, keep of themselves in a step. validation: the share of objects held out, by "rows" or whole pieces of
     sky ("positions"); validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored:
-    of the result. threads: of torch on a CPU.
+    of the result. threads: of torch on a CPU. share_tables: see `OmniConfig`.
     """
 
     name: str
@@ -61,6 +61,7 @@ class OmniRecipe:
     threads: int = 2
     report_every: int = 50
     checkpoint_every: int = 500
+    share_tables: bool = False
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("loss", self.loss, LOSSES), ("split", self.split, SPLITS),
@@ -78,7 +79,7 @@ class OmniRecipe:
         return OmniConfig(keys, keys, norm_bias=False, act_layer="SiLU", dim=self.dim, encoder_depth=self.encoder,
                           decoder_depth=self.decoder, num_heads=self.heads, qkv_bias=False, proj_bias=False, mlp_bias=False,
                           gated_mlp=True, qk_norm=True, use_act_checkpoint=self.recompute,
-                          sizes={key: size for key, size in sizes.items() if key in keys})
+                          sizes={key: size for key, size in sizes.items() if key in keys}, share_tables=self.share_tables)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,8 +97,8 @@ _published = {"budgets": AION, "batch": 8192, "steps": 205_000, "rate": 2e-4, "w
               "average": 0.9999, "soften": 0.0, "validated": 8192, "checkpoint_every": 1000, "compiled": True}
 RECIPES: dict[str, OmniRecipe] = {r.name: r for r in (
     OmniRecipe("tiny", 32, 1, 1, 2, Budgets((8, 16), 8), batch=16, steps=40, rate=3e-3, warmup=0.1, average=0.9, threads=1,
-               bfloat16=False, validation=0.1, validated=64, report_every=10, checkpoint_every=10),
-    OmniRecipe("small", 192, 5, 4, 3, DEMO, rate=1.2e-3, flat=0.68, steps=40_000, stored="bfloat16"),
+               bfloat16=False, validation=0.1, validated=64, report_every=10, checkpoint_every=10, share_tables=True),
+    OmniRecipe("small", 224, 6, 5, 7, DEMO, rate=1.2e-3, flat=0.68, steps=40_000, stored="bfloat16", share_tables=True),
     OmniRecipe("base", 768, 12, 12, 12, **_published, pieces=32),  # type: ignore[arg-type]
     OmniRecipe("large", 1024, 24, 24, 16, **_published, pieces=32, recompute=True),  # type: ignore[arg-type]
     OmniRecipe("xlarge", 2048, 24, 24, 32, **_published, pieces=64, recompute=True),  # type: ignore[arg-type]

@@ -122,13 +122,13 @@ class MaskedOmni(nn.Module):
         """Of each modality (n, vocabulary), its targets in the order of `batch.by_target`."""
         y = self._decode(batch, *self._encode(batch)).flatten(0, 1)[batch.by_target]
         parts = y.split(batch.target_counts)[:-1]
-        return [self._of("decoder", key).to_logits(part) if key in self.model.outputs else part
+        return [self.model.to_logits(key, part) if key in self.model.outputs else part
                 for key, part in zip(self.layout.keys, parts, strict=True)]
 
     def _encode(self, batch: Compact) -> tuple[Tensor, Tensor | None]:
         """Context (B, R + K, D), and which of it is seen, bool (B, 1, 1, R + K), or None for all."""
         model, c = self.model, self.model.config
-        tables = [self._of("encoder", key).token_emb if key in model.inputs else None for key in self.layout.keys]
+        tables = [model.table(key, "encoder") if key in model.inputs else None for key in self.layout.keys]
         place = self._places(batch.inputs, decoder=False)
         x = _looked_up(tables, batch.input_ids, batch.by_input, batch.input_counts) + place
         if model.register_tokens is not None:
@@ -146,7 +146,7 @@ class MaskedOmni(nn.Module):
         for key in self.layout.sequences:  # a sequence's target is asked for by the token before it
             if key in self.model.outputs:
                 own = (self.modality[batch.targets] == self.layout.keys.index(key)) & batch.targets_kept
-                before = self._of("decoder", key).token_emb(batch.before.masked_fill(~own, 0))
+                before = self.model.table(key, "decoder")(batch.before.masked_fill(~own, 0))
                 what = torch.where(own[..., None], before, what)
         y = what + self._places(batch.targets, decoder=True)
         among, onto = where(self._among(batch)), where(seen)

@@ -23,6 +23,9 @@ DOMAINS = ("tok_image", "tok_z", "catalog", "tok_xp_bp", "tok_lightcurve", "tok_
 CONFIG = OmniConfig(DOMAINS, DOMAINS, norm_bias=False, act_layer="SiLU", dim=16, encoder_depth=2, decoder_depth=2, num_heads=2,
                     qkv_bias=False, proj_bias=False, mlp_bias=False, gated_mlp=True, qk_norm=True,
                     sizes={"tok_image": (16, 40), "tok_lightcurve": (6, 20), "tok_xp_bp": (5, 30)})
+BOTH = (*DOMAINS, "tok_image_hsc")  # two of one codec
+SHARED: dict[str, Any] = {"domains_in": BOTH, "domains_out": BOTH, "share_tables": True,
+                          "sizes": dict(CONFIG.sizes) | {"tok_image_hsc": (16, 40)}}
 
 
 def made(**changes: Any) -> Omni:
@@ -61,7 +64,9 @@ def test_config_is_read_strictly() -> None:
     content["dims"] = content.pop("act_layer")
     with pytest.raises(ValueError, match="unknown dims; missing act_layer"):
         OmniConfig.from_dict(content)
-    assert "sizes" not in replace(CONFIG, sizes={}).as_dict()
+    assert not {"sizes", "share_tables"} & replace(CONFIG, sizes={}).as_dict().keys()
+    shared = replace(CONFIG, **SHARED)
+    assert shared.as_dict()["share_tables"] is True and OmniConfig.from_dict(json.loads(json.dumps(shared.as_dict()))) == shared
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -73,7 +78,8 @@ def test_config_is_read_strictly() -> None:
     ({"domains_out": ()}, "domains_out"),
     ({"domains_in": ("tok_z", "tok_z")}, "without repeats"), ({"drop_path_rate_encoder": 1.0}, "from 0 to below 1"),
     ({"sizes": {"tok_image": (15, 3)}}, "square"), ({"sizes": {"tok_ra": (1, 3)}}, "tok_ra.*a modality of this model"),
-    ({"sizes": {"tok_z": (1, 0)}}, "two whole numbers above 0")])
+    ({"sizes": {"tok_z": (1, 0)}}, "two whole numbers above 0"), ({"share_tables": 1}, "share_tables is 1.*true or false"),
+    (SHARED | {"sizes": CONFIG.sizes}, r"codec 'image' have .* different sizes \(40 of tok_image, 4375 of tok_image_hsc\)")])
 def test_impossible_configurations_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)
@@ -122,6 +128,28 @@ def test_shared_modality_vectors_are_one_parameter() -> None:
     one_way = Omni(replace(CONFIG, domains_out=("tok_z",)))
     assert "encoder_embeddings.tok_xp_bp.mod_emb" in one_way.state_dict()
     assert "encoder_embeddings.tok_z.mod_emb" not in one_way.state_dict()
+
+
+def test_shared_tables_are_one_a_codec() -> None:
+    model = Omni(replace(CONFIG, **SHARED))
+    tables = {name: p for name, p in model.state_dict().items() if p.ndim == 2 and not name.startswith(("encoder.", "decoder"))}
+    folders = {CONFIG.modality(key).folder for key in BOTH}
+    assert tables.keys() == {f"tables.{folder}.token_emb.weight" for folder in folders} and len(folders) == len(BOTH) - 1
+    assert not [name for name in model.state_dict() if "to_logits" in name]
+    assert all(0.01 < p.std() < 0.03 for p in tables.values())
+    one_way = Omni(replace(CONFIG, domains_out=("tok_z",), share_tables=True), "meta")
+    assert set(one_way.tables) == {CONFIG.modality(key).folder for key in DOMAINS}
+
+
+def test_a_shared_table_learns_from_what_is_read_and_from_what_is_asked_for() -> None:
+    """Reading changes the vectors of the ids that are read, asking those of all ids."""
+    gradients = []
+    for read, asked in (("tok_image", "tok_z"), ("tok_z", "tok_image_hsc")):
+        model = made(**SHARED)
+        model({read: torch.full_like(some_tokens(read)[read], 3)}, [asked])[asked].square().mean().backward()
+        gradients.append(model.tables["image"].token_emb.weight.grad)
+    by_reading, by_asking = gradients
+    assert by_reading.any(1).nonzero().flatten().tolist() == [3] and by_asking.any(1).all()
 
 
 # -------------------------------------------------------------------------------------------------------------- encode
@@ -351,8 +379,9 @@ def test_paths_are_dropped_by_the_row_in_training_only() -> None:
     assert not torch.equal(model.logits(tokens, ["tok_z"])["tok_z"], model.logits(tokens, ["tok_z"])["tok_z"])
 
 
-def test_compiles_into_one_graph() -> None:
-    model = made()
+@pytest.mark.parametrize("changes", [{}, SHARED], ids=["own", "shared"])
+def test_compiles_into_one_graph(changes: dict[str, Any]) -> None:
+    model = made(**changes)
     tokens = some_tokens("tok_image", "catalog", "tok_z")
     hidden = {"tok_image": torch.rand(3, 16, generator=torch.Generator().manual_seed(2)) < 0.5}
     sequences = {"catalog": some_tokens("catalog", seed=3)["catalog"]}
@@ -400,6 +429,26 @@ def test_round_trip(model: Omni, folder: Path) -> None:
     assert torch.equal(load_aion(folder).mask_token, model.mask_token)
     save_aion(folder, loaded)  # over the file that it is mapped from
     assert not load_aion(folder).mask_token.any()
+
+
+def test_round_trip_with_shared_tables(tmp_path: Path) -> None:
+    model, tokens = made(**SHARED).requires_grad_(False), some_tokens(*DOMAINS)
+    save_aion(tmp_path, model)
+    stored, own = load_file(tmp_path / "model.safetensors"), model.state_dict()
+    assert stored.keys() == own.keys() and all(torch.equal(value, own[name]) for name, value in stored.items())
+    sequences = {"catalog": tokens["catalog"]}
+    loaded = load_aion(tmp_path)
+    expected, got = (m.logits(tokens, list(BOTH), sequences=sequences) for m in (model, loaded))
+    assert loaded.config == model.config and all(torch.equal(got[key], expected[key]) for key in BOTH)
+
+
+def test_positions_are_in_files_that_others_read_only(folder: Path, tmp_path: Path) -> None:
+    assert not [name for name in load_file(folder / "model.safetensors") if "pos_emb" in name or "norm1.bias" in name]
+    model = Omni(replace(CONFIG, domains_in=("tok_z",), domains_out=("tok_z",), sizes={}))
+    save_aion(tmp_path / "published", model)
+    extras = load_file(tmp_path / "published/model.safetensors").keys() - model.state_dict().keys()
+    assert {"encoder_embeddings.tok_z.pos_emb", "decoder_embeddings.tok_z.pos_emb", "encoder.0.norm1.bias"} <= extras
+    assert torch.equal(load_aion(tmp_path / "published").mask_token, model.mask_token)
 
 
 def test_loading_in_bfloat16(model: Omni, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,9 @@ KEYS = ("tok_image_hsc", "tok_spectrum_desi", "catalog", "tok_z", "tok_flux_g")
 SIZES = {"tok_image_hsc": (16, 12), "tok_spectrum_desi": (6, 12), "catalog": (6, 16), "tok_z": (1, 12), "tok_flux_g": (1, 12)}
 CONFIG = OmniConfig(KEYS, KEYS, norm_bias=False, act_layer="SiLU", dim=16, encoder_depth=2, decoder_depth=2, num_heads=2,
                     qkv_bias=False, proj_bias=False, mlp_bias=False, gated_mlp=True, qk_norm=True, sizes=SIZES)
+TWINS = (*KEYS, "tok_spectrum_sdss")  # two of one codec
+SHARED: dict[str, Any] = {"domains_in": TWINS, "domains_out": TWINS, "share_tables": True,
+                          "sizes": SIZES | {"tok_spectrum_sdss": SIZES["tok_spectrum_desi"]}}
 RECIPE = chosen("tiny", validation=0.2, steps=24, report_every=4, checkpoint_every=8)
 RECIPE = replace(RECIPE, budgets=Budgets((8, 12), 8), validated=32)
 
@@ -46,13 +49,13 @@ RECIPE = replace(RECIPE, budgets=Budgets((8, 12), 8), validated=32)
 # ------------------------------------------------------------------------------------------------------------ stand-ins
 
 
-def toy_tokens(objects: int, seed: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def toy_tokens(objects: int, seed: int = 0, config: OmniConfig = CONFIG) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Key -> rows that have it and their ids: one hidden number of twelve is behind all of them."""
     random = np.random.default_rng(seed)
     hidden = random.integers(0, 12, objects)
     out = {}
-    for number, key in enumerate(KEYS):
-        n = SIZES[key][0]
+    for number, key in enumerate(config.domains):
+        n = config.modality(key).tokens
         ids = np.repeat((hidden[:, None] * 5 + number) % 12, n, 1)
         noise = random.random(ids.shape) < 0.1
         ids[noise] = random.integers(0, 12, int(noise.sum()))
@@ -109,11 +112,11 @@ def losses(out: Path) -> list[list[float]]:
 # -------------------------------------------------------------------------------------------------- the forward pass
 
 
-def batch(rows: int = 6) -> tuple[Tensor, Tensor, Layout]:
+def batch(rows: int = 6, config: OmniConfig = CONFIG) -> tuple[Tensor, Tensor, Layout]:
     """Ids and what is there, (B, N), of toy objects."""
-    layout = Layout(CONFIG)
+    layout = Layout(config)
     ids, there = torch.zeros(rows, layout.places, dtype=torch.long), torch.zeros(rows, layout.places, dtype=torch.bool)
-    for key, (have, values) in toy_tokens(rows, seed=3).items():
+    for key, (have, values) in toy_tokens(rows, seed=3, config=config).items():
         ids[have, layout.slices[key]] = torch.from_numpy(values)
         there[have, layout.slices[key]] = torch.from_numpy(values) != 0 if key == "catalog" else True
     return ids, there, layout
@@ -121,14 +124,14 @@ def batch(rows: int = 6) -> tuple[Tensor, Tensor, Layout]:
 
 @pytest.mark.parametrize("changes", [{}, {"num_register_tokens": 2}, {"decoder_sep_mask": False},
                                      {"decoder_causal_mask": True}, {"share_modality_embeddings": False},
-                                     {"decoder_causal_mask": True, "decoder_sep_mask": False}])
+                                     {"decoder_causal_mask": True, "decoder_sep_mask": False}, SHARED])
 def test_the_short_way_equals_the_whole_transformer(changes: dict[str, Any]) -> None:
     """Where all that an object's modality has is asked for, the answers are those of `Omni.logits`, object by object."""
     model = Omni(replace(CONFIG, **changes)).eval()
     generator = torch.Generator().manual_seed(7)
     for p in model.parameters():
         p.data += 0.3 * torch.randn(p.shape, generator=generator)
-    ids, there, layout = batch(12)
+    ids, there, layout = batch(12, model.config)
     picked = whole_modalities(choose(there, layout, Budgets((6,), layout.places, asked=(("catalog", 0.5),)), 1, 2), layout)
     short = MaskedOmni(model)
     some = compact(ids, picked, layout)
@@ -191,6 +194,19 @@ def test_targets_do_not_see_other_modalities_and_the_losses_are_sums() -> None:
             expected = torch.nn.functional.cross_entropy(logits[number], some.target_ids[mine], reduction="sum")
             torch.testing.assert_close(sums[number], expected, atol=1e-4, rtol=1e-4)
             assert logits[number].shape == (int(mine.sum()), SIZES[key][1])
+
+
+def test_shared_tables_have_a_gradient_in_every_step() -> None:
+    """Also where none of a codec's tokens is read or asked for: processes that share the work must agree on which there are."""
+    config = replace(CONFIG, **SHARED)
+    ids, there, layout = batch(config=config)
+    for own in ("tok_spectrum_desi", "tok_spectrum_sdss", "catalog"):
+        there[:, layout.slices[own]] = False
+    module = MaskedOmni(Omni(config))
+    module(compact(ids, choose(there, layout, Budgets((8,), 8), 1, 2), layout)).sum().backward()
+    gradients = {name: p.grad for name, p in module.model.tables.named_parameters()}
+    assert all(value is not None for value in gradients.values())
+    assert gradients["image.token_emb.weight"].any() and not gradients["spectrum.token_emb.weight"].any()  # type: ignore[union-attr]
 
 
 def test_weights_of_the_losses() -> None:
@@ -411,12 +427,14 @@ def test_hashes_are_the_same_everywhere() -> None:
 # -------------------------------------------------------------------------------------------- optimiser, sizes, memory
 
 
-def test_vectors_and_norms_do_not_decay() -> None:
-    model = Omni(replace(CONFIG, num_register_tokens=2))
+@pytest.mark.parametrize("changes", [{}, SHARED], ids=["own", "shared"])
+def test_vectors_and_norms_do_not_decay(changes: dict[str, Any]) -> None:
+    model = Omni(replace(CONFIG, num_register_tokens=2, **changes))
     decayed, free = (group["params"] for group in adamw_omni(model, 1e-3, 0.1, (0.9, 0.95)).param_groups)
     names = {id(p): name for name, p in model.named_parameters()}
     assert len(decayed) + len(free) == len(names)
-    assert all(p.ndim == 2 for p in decayed) and any("to_logits" in names[id(p)] for p in decayed)
+    assert all(p.ndim == 2 for p in decayed) and any("to_logits" in names[id(p)] for p in decayed) is not bool(changes)
+    assert not any("tables." in names[id(p)] for p in decayed)
     assert {"mask_token", "register_tokens"} < {names[id(p)] for p in free}
     assert any("norm" in names[id(p)] for p in free) and any("token_emb" in names[id(p)] for p in free)
 
