@@ -6,8 +6,8 @@ from engine.checkpoints.codecs import load_codec
 from engine.checkpoints.omni import OmniBundle
 from engine.checkpoints.own_codecs import halved, save_codec
 from engine.checkpoints.tokenizers import CodecBundle
-from engine.checkpoints.training import last_step, resume, save_training
+from engine.checkpoints.training import last_step, restart, resume, save_training
 from engine.model_files import checksum
 
 __all__ = ["Bundle", "CodecBundle", "OmniBundle", "checksum", "halved", "last_step", "load", "load_aion", "load_codec",
-           "resume", "save", "save_aion", "save_codec", "save_training"]
+           "restart", "resume", "save", "save_aion", "save_codec", "save_training"]

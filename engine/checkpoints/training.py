@@ -43,6 +43,15 @@ def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.O
     shutil.rmtree(old, ignore_errors=True)
 
 
+def restart(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint of weights alone: averages are the same, the optimiser has seen nothing yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("model", "averages"):
+        save_file(dict(weights), folder / f"{name}.safetensors")
+    save_file({"random_state": torch.get_rng_state()}, folder / "optimiser.safetensors")
+    (folder / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n")
+
+
 def whole(value: Tensor) -> Tensor:
     """A tensor on the CPU; one that processes share is put together, and all of them must ask; the first one keeps it."""
     if hasattr(value, "full_tensor"):

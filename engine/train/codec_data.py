@@ -20,9 +20,8 @@ from torch import Tensor
 from engine.codecs.image import BANDS, BANDS_OF, INDEX
 from engine.steps import Step
 from engine.train.codec_recipes import CodecRecipe
-from engine.train.data import Render, sdss_wavelength, turn, write_json
+from engine.train.data import Render, batch_on, sdss_wavelength, turn, write_json
 
-RENDER_BATCH = 64
 SURVEYS = ("legacy", "hsc")
 SPECTROGRAPHS = ("desi", "sdss")
 ARM, BAR = 0.5, 1.0  # what arms and bars are painted with in a segmentation map
@@ -61,12 +60,12 @@ def painted(sky: Mapping[str, Tensor]) -> Tensor:
 
 def segmaps(sky: Mapping[str, Tensor]) -> Arrays:
     """The same in bytes."""
-    return {"field": (255 * painted(sky)).round().to(torch.uint8).numpy()}
+    return {"field": (255 * painted(sky)).round().to(torch.uint8).cpu().numpy()}
 
 
 def numbers(sky: Mapping[str, Tensor]) -> Arrays:
     """All of the catalogue, and the XP coefficients: (B,) and (B, 55) float32, NaN where absent."""
-    return {name: value.float().numpy() for name, value in sky.items() if name.startswith(("s_", "xp_"))}
+    return {name: value.float().cpu().numpy() for name, value in sky.items() if name.startswith(("s_", "xp_"))}
 
 
 KEEP: dict[str, Callable[[Mapping[str, Tensor]], Arrays]] = {
@@ -74,15 +73,16 @@ KEEP: dict[str, Callable[[Mapping[str, Tensor]], Arrays]] = {
 
 
 def _half(x: Tensor) -> np.ndarray[Any, Any]:
-    return x.clamp(-LARGEST, LARGEST).half().numpy()
+    return x.clamp(-LARGEST, LARGEST).half().cpu().numpy()
 
 
 # -- cache ----------------------------------------------------------------------------------------------------------------
 
 
-def build_cache(recipe: CodecRecipe, folder: Path, render: Render) -> Iterator[Step]:
-    """Render the recipe's objects into `folder`. Goes on where a killed run stopped; starts anew if anything changed."""
-    rows, keep = recipe.objects + recipe.validation, KEEP[recipe.kind]
+def build_cache(recipe: CodecRecipe, folder: Path, render: Render, device: torch.device | None = None) -> Iterator[Step]:
+    """Render the recipe's objects, as many at a time as suit `device`, into `folder`. Goes on where a killed run stopped;
+    starts anew if anything changed."""
+    rows, keep, batch = recipe.objects + recipe.validation, KEEP[recipe.kind], batch_on(device or "cpu")
     first = keep(render(recipe.seed, torch.arange(2), truth=True))
     mark, state_file = fingerprint(recipe, first), folder / "cache.json"
     state = json.loads(state_file.read_text()) if state_file.exists() else {}
@@ -90,11 +90,11 @@ def build_cache(recipe: CodecRecipe, folder: Path, render: Render) -> Iterator[S
     folder.mkdir(parents=True, exist_ok=True)
     maps = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+" if done else "w+", dtype=value.dtype,
                                             shape=(rows, *value.shape[1:])) for name, value in first.items()}
-    for start in range(done, rows, RENDER_BATCH):
-        index = torch.arange(start, min(rows, start + RENDER_BATCH))
+    for start in range(done, rows, batch):
+        index = torch.arange(start, min(rows, start + batch))
         for name, values in keep(render(recipe.seed, index, truth=True)).items():
             maps[name][start : start + len(index)] = values
-        if (start // RENDER_BATCH) % 16 == 15 or start + len(index) == rows:
+        if (start // batch) % 16 == 15 or start + len(index) == rows:
             for array in maps.values():
                 array.flush()
             write_json(state_file, {"fingerprint": mark, "rows": start + len(index), "arrays": sorted(maps)})
@@ -133,12 +133,17 @@ class Spectra:
 
 
 class CodecSource:
-    """A cache, opened for reading."""
+    """A cache, opened for reading. Batches are chosen on the CPU, alike everywhere, and lie on `device`: a GPU holds the
+    whole cache, if it fits into half of what is free."""
 
-    def __init__(self, recipe: CodecRecipe, folder: Path) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: CodecRecipe, folder: Path, device: torch.device | None = None) -> None:
+        self.recipe, self.device = recipe, device or torch.device("cpu")
         names = json.loads((folder / "cache.json").read_text())["arrays"]
         self.arrays: Arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        size = sum(array.nbytes for array in self.arrays.values())
+        fits = self.device.type == "cuda" and size < torch.cuda.mem_get_info(self.device)[0] // 2
+        self.resident = {name: torch.from_numpy(np.asarray(array)).to(self.device) for name, array in self.arrays.items()} \
+            if fits else {}
         self.rows = np.arange(recipe.objects)
         if recipe.kind == "segmap":
             self.rows = self._with_maps()
@@ -160,7 +165,9 @@ class CodecSource:
         return np.sort(self.order[within * batch : (within + 1) * batch])
 
     def read(self, name: str, rows: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(self.arrays[name][rows])).float()
+        if name in self.resident:
+            return self.resident[name][torch.from_numpy(rows).to(self.device)].float()
+        return torch.from_numpy(np.ascontiguousarray(self.arrays[name][rows])).to(self.device).float()
 
     def held_out(self, most: int) -> np.ndarray[Any, Any]:
         """Objects that are never trained on."""
@@ -181,12 +188,12 @@ class CodecSource:
         drop = torch.rand(len(rows), 1, generator=generator) < self.recipe.drop_some
         given = (torch.rand(flux.shape[:2], generator=generator) >= self.recipe.drop) | ~drop
         given[torch.arange(len(rows)), torch.randint(flux.shape[1], (len(rows),), generator=generator)] = True
-        return Images(survey, flux, truth, given)
+        return Images(survey, flux, truth, given.to(self.device))
 
     def held_out_images(self, survey: str, most: int) -> Images:
         rows = self.held_out(most)
         flux = self.read(survey, rows)
-        return Images(survey, flux, self.read(f"{survey}_truth", rows), torch.ones(flux.shape[:2], dtype=torch.bool))
+        return Images(survey, flux, self.read(f"{survey}_truth", rows), torch.ones_like(flux[:, :, 0, 0], dtype=torch.bool))
 
     def spectra(self, step: int) -> list[Spectra]:
         """The batch of one step, of one spectrograph."""
@@ -200,7 +207,7 @@ class CodecSource:
         flux, ivar, truth = (self.read(key, rows) for key in (name, f"{name}_ivar", f"{name}_truth"))
         n = flux.shape[1]
         wavelength = 3600 + 0.8 * torch.arange(n, dtype=torch.float64) if name == "desi" else sdss_wavelength(n)
-        return Spectra(flux, ivar, truth, wavelength.float())
+        return Spectra(flux, ivar, truth, wavelength.float().to(self.device))
 
     def fields(self, step: int) -> list[Tensor]:
         """(B, N, N) from 0 to 1: the maps of one step, turned and flipped."""

@@ -53,7 +53,7 @@ def rendered(render: Render, seed: int, count: int, keep: Callable[[Tensors], Te
     """Objects 0 to count - 1, of which little enough is kept."""
     parts = [keep(render(seed, torch.arange(i, min(count, i + RENDER_BATCH)), truth=True))
              for i in range(0, count, RENDER_BATCH)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
 def image_keys(sky: Tensors) -> Tensors:

@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from engine.codecs.quantizers import FSQ
 from engine.codecs.spectrum import interpolate
 from engine.models.inputs import asinh
 from engine.steps import Step
-from engine.train import codec_tables
+from engine.train import codec_tables, parallel
 from engine.train.codec_data import SPECTROGRAPHS, SURVEYS, CodecSource, Images, Spectra, build_cache
 from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
 from engine.train.data import Render, write_json
@@ -53,22 +54,23 @@ def run(kind: Kind, out: str | Path, recipe: str | CodecRecipe = "demo", render:
     from engine.train import codec_figures
 
     recipe, out = _recipe(kind, recipe), Path(out)
+    device = parallel.start()
     if render is None:
         from engine import simulate
 
-        render = simulate.render
+        render = partial(simulate.render, device=device)
     previous = checkpoints.last_step(out / "checkpoint")
     if previous is not None and previous["digest"] != recipe.digest():
         raise ValueError(f"{out} holds a run of another recipe ({previous['recipe']['kind']}, {previous['recipe']['name']}, "
                          f"{previous['digest']}); train into a new folder, or remove this one")
     torch.set_num_threads(recipe.threads)
-    for step in build_cache(recipe, out / "cache", render):
+    for step in build_cache(recipe, out / "cache", render, device):
         yield Step(RENDERING * step.fraction, step.note)
-    source = CodecSource(recipe, out / "cache")
+    source = CodecSource(recipe, out / "cache", device)
     if recipe.kind == "scalars":
         figures = codec_tables.fit(recipe, source, out / "model")
     else:
-        codec = build(recipe)
+        codec = build(recipe).to(device)
         yield from train(codec, recipe, out, source)
         yield Step(0.99, "measuring what the codec keeps")
         figures = codec_figures.measure(checkpoints.load_codec(out / "model"), recipe, render)
@@ -187,12 +189,13 @@ def train(codec: Codec, recipe: CodecRecipe, out: Path, source: CodecSource) -> 
             row["seconds"] = round(time.monotonic() - started, 1)
             with curve.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            note = f"step {step + 1} of {recipe.steps}: loss {row['loss']:.4f}, held out {row['held_out']:.4f}"
-            yield Step(RENDERING + (0.98 - RENDERING) * (step + 1) / recipe.steps, note, row)
         if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
             state = {"step": step + 1, "seconds": time.monotonic() - started, "recipe": recipe.to_dict(),
                      "digest": recipe.digest()}
             checkpoints.save_training(out / "checkpoint", codec, optimiser, state)
+        if "seconds" in row:  # after the checkpoint: who reads the note may stop here
+            note = f"step {step + 1} of {recipe.steps}: loss {row['loss']:.4f}, held out {row['held_out']:.4f}"
+            yield Step(RENDERING + (0.98 - RENDERING) * (step + 1) / recipe.steps, note, row)
     trained = {"recipe": recipe.to_dict(), "digest": recipe.digest(), "hours": (time.monotonic() - started) / 3600,
                "command": f"omnisky train codec {recipe.kind} --recipe {recipe.name}", "torch": str(torch.__version__)}
     checkpoints.save_codec(out / "model", codec, trained)
@@ -208,7 +211,7 @@ def train_step(codec: Codec, optimiser: torch.optim.Optimizer, recipe: CodecReci
     optimiser.zero_grad(set_to_none=True)
     batches, row = drawn(source, step), dict[str, Any](step=step + 1, rate=rate)
     for batch in batches:
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bfloat16):
+        with torch.autocast(source.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
             loss, parts, _ = LOSSES[recipe.kind](codec, batch, recipe)
         (loss / len(batches)).backward()
         for name, value in ({"loss": loss} | parts).items():
@@ -227,7 +230,7 @@ def validate(codec: Codec, recipe: CodecRecipe, source: CodecSource) -> dict[str
     codec.eval()
     row: dict[str, float] = {}
     for name, batch in unseen(source).items():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bfloat16):
+        with torch.autocast(source.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
             loss, _, ids = LOSSES[recipe.kind](codec, batch, recipe)
         row |= {f"held_out_{name}": float(loss), f"perplexity_{name}": perplexity(ids)}
     losses = [value for name, value in row.items() if name.startswith("held_out_")]

@@ -23,8 +23,14 @@ from engine.steps import Step
 from engine.train.recipes import Recipe
 
 STAMP_STEP = 0.04  # stamps are kept as int8 multiples of this: a quarter of the sky noise at most
-RENDER_BATCH = 64
+RENDER_BATCH = 64  # objects at a time on a CPU, whose cache they fit
+ON_GPU = 8  # times as many
 Render = Callable[..., dict[str, Tensor]]
+
+
+def batch_on(device: str | torch.device) -> int:
+    """How many objects to render at a time."""
+    return RENDER_BATCH if torch.device(device).type == "cpu" else RENDER_BATCH * ON_GPU
 
 
 def sdss_wavelength(pixels: int) -> Tensor:

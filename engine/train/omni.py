@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ from engine.steps import Step
 from engine.train import parallel
 from engine.train.data import write_json
 from engine.train.loop import keep_until
-from engine.train.masking import Layout, choose
+from engine.train.masking import Layout
+from engine.train.omni_batches import Batch, Batches
 from engine.train.omni_recipes import OmniRecipe, available, check_memory, chosen
-from engine.train.omni_step import Compact, MaskedOmni, compact, weights
+from engine.train.omni_step import MaskedOmni, weights
 from engine.train.optim import adamw_omni, average, rate_at
-from engine.train.token_data import Rows, TokenData, cells_of, copies_of, joined, tokens_of
+from engine.train.token_data import TokenData, cells_of, copies_of, joined, tokens_of
 
 
 def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Path, out: str | Path, pair: How | None = None
@@ -74,6 +76,10 @@ class Training:
     @property
     def layout(self) -> Layout:
         return self.module.layout
+
+    @cached_property
+    def batches(self) -> Batches:
+        return Batches(self.data, self.layout, self.recipe, *parallel.world())
 
 
 def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, device: torch.device, pair: How | None = None
@@ -128,41 +134,28 @@ def _train(this: Training, first: int, started: float) -> Iterator[Step]:
     """The steps themselves, from the last checkpoint on."""
     recipe, out, writes = this.recipe, this.out, parallel.world()[0] == 0
     curve = _Curve(out, first) if writes else None
-    for step in range(first, recipe.steps):
-        row = train_step(this, step)
+    steps = range(first, recipe.steps)
+    for step, batch in zip(steps, this.batches.of_steps(steps, this.device), strict=True):
+        row = train_step(this, step, batch)
         last = step + 1 == recipe.steps
         if last or (step + 1) % recipe.report_every == 0:
             row |= validate(this)
             row["seconds"] = round(time.monotonic() - started, 1)
             if curve is not None:
                 curve.add(row)
-            note = f"step {step + 1:,} of {recipe.steps:,}: loss {row['loss']:.3f}"
-            note += f", held out {row['held_out']:.3f}" if "held_out" in row else ""
-            yield Step((step + 1) / recipe.steps, note, row)
         if last or (step + 1) % recipe.checkpoint_every == 0:
             state = {"step": step + 1, "seconds": time.monotonic() - started, "recipe": recipe.to_dict(), **this.marks}
             checkpoints.save_training(out / "checkpoint", this.module.model, this.optimiser, state, this.averages)
+        if "seconds" in row:  # after the checkpoint: who reads the note may stop here
+            note = f"step {step + 1:,} of {recipe.steps:,}: loss {row['loss']:.3f}"
+            note += f", held out {row['held_out']:.3f}" if "held_out" in row else ""
+            yield Step((step + 1) / recipe.steps, note, row)
     _save_result(this, (time.monotonic() - started) / 3600)
     parallel.wait()
     yield Step(1.0, f"trained; the model is in {out / 'model'}", str(out / "model"))
 
 
-def _pieces(this: Training, rows: Rows, step: int) -> tuple[Tensor, Iterator[Compact]]:
-    """How many targets of each modality a batch has, (M,), and this process's part of it, piece by piece.
-
-    Every process chooses for the whole batch: all know the counts that the loss is divided by, and none needs to ask.
-    """
-    ids, there = this.data.read(rows, step)
-    picked = choose(there, this.layout, this.recipe.budgets, this.recipe.seed, step)
-    asked = this.layout.modality[picked.targets[picked.targets_kept]]
-    (rank, processes), pieces = parallel.world(), this.recipe.pieces
-    size = len(rows) // (pieces * processes)
-    own = [slice(i * size, (i + 1) * size) for i in range(rank * pieces, (rank + 1) * pieces)]
-    return asked.bincount(minlength=len(this.layout.keys)), (
-        compact(ids[some], picked.rows(some), this.layout).to(this.device) for some in own)
-
-
-def train_step(this: Training, step: int) -> dict[str, Any]:
+def train_step(this: Training, step: int, batch: Batch) -> dict[str, Any]:
     """One step of the optimiser; what it saw, as plain numbers. Raises ValueError for a loss or gradient that is none."""
     recipe, module = this.recipe, this.module
     rate = rate_at(step, recipe.steps, recipe.rate, round(recipe.warmup * recipe.steps), flat=round(recipe.flat * recipe.steps))
@@ -170,13 +163,13 @@ def train_step(this: Training, step: int) -> dict[str, Any]:
         group["lr"] = rate
     module.train()
     this.optimiser.zero_grad(set_to_none=True)
-    counts, pieces = _pieces(this, this.data.rows_of(step), step)
+    counts = batch.counts
     weight = weights(counts, recipe.loss).to(this.device)
     sums = torch.zeros(len(counts), device=this.device)
-    for number, piece in enumerate(pieces):
+    for number, piece in enumerate(batch.pieces):
         parallel.last_piece(module, number + 1 == recipe.pieces)
         with torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
-            each = module(piece)
+            each = module(piece.to(this.device))
         # Gradients are averaged over processes, but each has a share of one sum.
         ((each * weight).sum() * parallel.world()[1]).backward()
         sums += each.detach()
@@ -209,11 +202,11 @@ def validate(this: Training) -> dict[str, float]:
     _swap(this)
     this.module.eval()
     for number, start in enumerate(range(0, len(rows), recipe.batch)):
-        some, pieces = _pieces(this, rows[start : start + recipe.batch], -1 - number)
-        counts += some
-        for piece in pieces:
+        batch = this.batches.of(rows[start : start + recipe.batch], -1 - number)
+        counts += batch.counts
+        for piece in batch.pieces:
             with torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
-                sums += this.module(piece)
+                sums += this.module(piece.to(this.device))
     parallel.release(this.module)
     _swap(this)
     sums = parallel.summed(sums)

@@ -7,6 +7,7 @@ N places, M modalities, R registers, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, cast
 
@@ -44,10 +45,12 @@ class Compact:
     target_counts: tuple[int, ...]
     ragged: bool  # some row reads fewer than K
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Compact:
+        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)
+                                if isinstance(getattr(self, f.name), Tensor)})
+
     def to(self, device: torch.device) -> Compact:
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)
-                 if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **moved)
+        return self.map(lambda x: x.to(device, non_blocking=True))
 
 
 def compact(ids: Tensor, chosen: Chosen, layout: Layout) -> Compact:

@@ -27,7 +27,7 @@ from engine.simulate import GRIDS
 from engine.simulate.population import STAR
 from engine.steps import Step
 from engine.train.codec_data import painted
-from engine.train.data import RENDER_BATCH, Render
+from engine.train.data import Render, batch_on
 from engine.train.token_data import hashed
 
 Sky = dict[str, Tensor]
@@ -51,8 +51,9 @@ def build(codecs: Path, out: Path, objects: int, seed: int, render: Render | Non
     made = {key: _opened(out / "tokens" / key, m.tokens, about[key]) for key, (m, _) in readers.items()}
     start = min(r.reach for r in made.values())
     waiting: dict[str, list[tuple[Tensor, Tensor]]] = {key: [] for key in made}
-    for number, first in enumerate(range(start, objects, RENDER_BATCH)):
-        stop = min(first + RENDER_BATCH, objects)
+    batch = batch_on(device)
+    for number, first in enumerate(range(start, objects, batch)):
+        stop = min(first + batch, objects)
         index = torch.arange(first, stop)
         sky = render(seed, index, truth=True) | {"index": index}
         for key, (_, read) in readers.items():

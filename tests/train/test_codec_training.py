@@ -16,7 +16,7 @@ from torch import Tensor
 from engine import simulate
 from engine.checkpoints import load_codec
 from engine.codecs import CompactImageCodec, ScalarCodec, SegmentationCodec, SpectrumCodec
-from engine.train import codec_data, codec_figures, codecs
+from engine.train import codec_figures, codecs, data
 from engine.train.codec_data import CodecSource, build_cache
 from engine.train.codec_recipes import TINY, CodecRecipe, Kind
 
@@ -161,7 +161,7 @@ def test_what_is_refused(finished: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_a_cache_goes_on_and_starts_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_data, "RENDER_BATCH", 2)
+    monkeypatch.setattr(data, "RENDER_BATCH", 2)
     recipe = TINY["segmap"]
     work = build_cache(recipe, tmp_path, render)
     for _ in range(20):

@@ -1,0 +1,205 @@
+"""The whole chain from the simulated sky to the trained transformer on one GPU, in stages of minutes.
+
+    python -m engine.train.stages WORK KEPT --minutes 8.5     again and again, until it says that all is done
+
+Torch, NumPy and safetensors are enough. WORK has everything; KEPT, at most 50 MB in files of at most 16 MB, is enough to go on
+on another machine with an empty WORK: codecs, or their checkpoints, and the transformer's averaged weights in bfloat16
+(moments start anew, and what is rendered is rendered again).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file, save_file
+
+from engine import checkpoints
+from engine.files import read_json, write_json
+from engine.steps import Step
+from engine.train import codecs, omni, parallel, simulated_tokens
+from engine.train.codec_data import CodecSource, build_cache
+from engine.train.codec_folder import gather
+from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
+from engine.train.omni_recipes import OmniRecipe, chosen
+
+PIECE = 15 << 20  # bytes of a kept file
+TRAINED: tuple[Kind, ...] = ("image", "spectrum")  # codecs that take long, side by side
+TABLES: tuple[Kind, ...] = ("segmap", "scalars")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """codecs, omni: recipes; objects of the sky `seed`: those whose tokens the transformer sees."""
+
+    codecs: dict[Kind, CodecRecipe]
+    omni: OmniRecipe
+    objects: int
+    seed: int = 12
+
+
+def _larger(kind: Kind, **changes: Any) -> CodecRecipe:
+    return replace(RECIPES["demo"][kind], name="gpu", batch=256, report_every=500, checkpoint_every=500, **changes)
+
+
+PLANS = {
+    "gpu": Plan({"image": _larger("image", objects=32_768, steps=12_000, rate=8e-4),
+                 "spectrum": _larger("spectrum", objects=98_304, steps=12_000),
+                 "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
+                chosen("small", batch=1024, steps=25_000, rate=1.5e-3, validated=4096, report_every=250, checkpoint_every=250),
+                400_000),
+    "tiny": Plan(RECIPES["tiny"], chosen("tiny", steps=20), 64),
+}
+
+
+def run(plan: Plan, work: Path, minutes: float, given: Path | None = None) -> Iterator[Step]:
+    """Go on with a plan until it is done or the minutes are over, whichever comes first; given: codecs to take as they are.
+
+    The last Step's fraction is 1 if all is done, and its preview is the model's folder.
+    """
+    until = time.monotonic() + 60 * minutes
+    folder = work / "codecs"
+    if not (folder / "done").is_file():
+        if given is not None and not (folder / "codecs").is_dir():
+            shutil.copytree(given / "codecs", folder / "codecs")
+        yield Step(0.0, "codecs")
+        if not _codecs(plan, folder, until, () if given is not None else TABLES):
+            return
+        (folder / "done").touch()
+    for first, steps in ((0.2, simulated_tokens.build(folder, work / "tokens", plan.objects, plan.seed,
+                                                      device=str(parallel.start()))),
+                         (0.3, omni.run(plan.omni, [work / "tokens"], folder, work / "omni"))):
+        for step in steps:
+            yield Step(first, step.note, step.preview)
+            if time.monotonic() > until:
+                return
+    yield Step(1.0, "all is done", str(work / "omni" / "model"))
+
+
+def _codecs(plan: Plan, out: Path, until: float, tables: tuple[Kind, ...]) -> bool:
+    """Train codecs, the large ones side by side, each in a process of its own; whether all are there."""
+    spawn = mp.get_context("spawn")
+    work = [spawn.Process(target=codec, args=(plan.codecs[kind], out / kind, until)) for kind in (*TRAINED, *tables)]
+    for process in work:
+        process.start()
+    for process in work:
+        process.join()
+    if any(process.exitcode for process in work):
+        raise RuntimeError("a codec could not be trained; what went wrong is said above")
+    finished = all((out / kind / "model").is_dir() for kind in (*TRAINED, *tables))
+    if finished:
+        gather({kind: out / kind for kind in (*TRAINED, *tables)}, out)
+    return finished
+
+
+def codec(recipe: CodecRecipe, out: Path, until: float) -> None:
+    """Train a codec into a folder, as `codecs.run` does, but for the figures, until it is done or time is over."""
+    from engine import simulate
+    from engine.train import codec_tables
+
+    device = parallel.start()
+
+    def render(*args: Any, **options: Any) -> dict[str, torch.Tensor]:
+        return simulate.render(*args, device=device, **options)
+
+    def work() -> Iterator[Step]:
+        yield from build_cache(recipe, out / "cache", render, device)
+        source = CodecSource(recipe, out / "cache", device)
+        if recipe.kind == "scalars":
+            codec_tables.fit(recipe, source, out / "model")
+        else:
+            yield from codecs.train(codecs.build(recipe).to(device), recipe, out, source)
+
+    for step in () if (out / "model").is_dir() else work():
+        if step.preview is not None:
+            print(f"{recipe.kind}: {step.note}", flush=True)
+        if time.monotonic() > until:
+            return
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def keep(work: Path, kept: Path) -> None:
+    """Write what is needed to go on elsewhere."""
+    kept.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        folder = work / "codecs"
+        if (folder / "done").is_file():
+            for name in ("codecs", "done"):
+                tar.add(folder / name, f"codecs/{name}")
+        for path in sorted(folder.glob("*/checkpoint/*")) if not (folder / "done").is_file() else []:
+            tar.add(path, path.relative_to(work).as_posix())
+        for path in sorted(folder.glob("*/curve.jsonl")) + sorted((work / "omni").glob("curve.jsonl")):
+            tar.add(path, path.relative_to(work).as_posix())
+        if (work / "omni" / "model").is_dir():
+            for name in ("config.json", "model.safetensors", "training.json"):
+                tar.add(work / "omni" / "model" / name, f"omni/model/{name}")
+        elif (light := _light(work / "omni" / "checkpoint", work / "omni" / "light")) is not None:
+            tar.add(light, "omni/light")
+    whole = content.getvalue()
+    for old in kept.glob("kept.tar.*"):
+        old.unlink()
+    for number, start in enumerate(range(0, len(whole), PIECE)):
+        (kept / f"kept.tar.{number}").write_bytes(whole[start : start + PIECE])
+
+
+def _light(checkpoint: Path, folder: Path) -> Path | None:
+    """The averaged weights of a checkpoint in bfloat16, with its state."""
+    state = checkpoints.last_step(checkpoint)
+    if state is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    save_file({name: value.bfloat16() for name, value in load_file(checkpoint / "averages.safetensors").items()},
+              folder / "averages.safetensors")
+    write_json(folder / "state.json", state)
+    return folder
+
+
+def unpack(kept: Path, work: Path) -> None:
+    """Bring what was kept into an empty folder. Raises FileNotFoundError if there is nothing."""
+    parts = sorted(kept.glob("kept.tar.*"), key=lambda path: int(path.suffix[1:]))
+    if not parts:
+        raise FileNotFoundError(f"{kept} has no kept.tar.0, kept.tar.1, ...; give a folder that an earlier stage wrote")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in parts))) as tar:
+        tar.extractall(work, filter="data")
+    light = work / "omni" / "light"
+    if light.is_dir():
+        weights = {name: value.float() for name, value in load_file(light / "averages.safetensors").items()}
+        checkpoints.restart(work / "omni" / "checkpoint", weights, read_json(light / "state.json"))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("work", type=Path, help="folder for everything")
+    parser.add_argument("kept", type=Path, help="folder for what is enough to go on")
+    parser.add_argument("--minutes", type=float, default=8.5)
+    parser.add_argument("--plan", choices=list(PLANS), default="gpu")
+    parser.add_argument("--codecs", type=Path, help="take the codecs of numbers and maps from here")
+    parser.add_argument("--start", type=Path, help="what an earlier stage kept, if WORK is empty")
+    options = parser.parse_args(arguments)
+    if options.start is not None and not options.work.exists():
+        unpack(options.start, options.work)
+    fraction, said = 0.0, 0.0
+    for step in run(PLANS[options.plan], options.work, options.minutes, options.codecs):
+        fraction = step.fraction
+        if step.preview is not None or time.monotonic() - said > 10:
+            said = time.monotonic()
+            print(step.note, flush=True)
+    keep(options.work, options.kept)
+    print("all is done" if fraction == 1 else "time is over; run it again to go on")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
