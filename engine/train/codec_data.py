@@ -139,7 +139,7 @@ class CodecSource:
     def __init__(self, recipe: CodecRecipe, folder: Path, device: torch.device | None = None) -> None:
         self.recipe, self.device = recipe, device or torch.device("cpu")
         names = json.loads((folder / "cache.json").read_text())["arrays"]
-        self.arrays: Arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+        self.arrays: Arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in names}
         size = sum(array.nbytes for array in self.arrays.values())
         fits = self.device.type == "cuda" and size < torch.cuda.mem_get_info(self.device)[0] // 2
         self.resident = {name: torch.from_numpy(np.asarray(array)).to(self.device) for name, array in self.arrays.items()} \

@@ -88,6 +88,14 @@ class Layout:
         return torch.tensor([names.index(kind) for kind in kinds])[self.modality]
 
     @cached_property
+    def loss_group(self) -> Tensor:
+        """(M,) the groups of the loss: all scalars but the redshift are one."""
+        kinds = [(key if m.codec == "grid" else m.kind) if m.kind == "scalar" else key
+                 for key, m in ((key, self.config.modality(key)) for key in self.keys)]
+        names = list(dict.fromkeys(kinds))
+        return torch.tensor([names.index(kind) for kind in kinds])
+
+    @cached_property
     def readable(self) -> Tensor:
         """(N,) whether the model reads what stands there."""
         return torch.tensor([key in self.config.domains_in for key in self.keys])[self.modality]

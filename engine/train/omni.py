@@ -111,7 +111,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     module = parallel.apply(MaskedOmni(model, recipe.soften))
     if recipe.compiled and device.type == "cuda":
         for block in (*model.encoder, *model.decoder):
-            block.compile()
+            block.compile(dynamic=True)  # the number of tokens changes from batch to batch
     averages = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = adamw_omni(model, recipe.rate, recipe.decay, recipe.betas)
     return Training(recipe, config, data, module, optimiser, averages, device, codecs, out, marks)
@@ -164,7 +164,7 @@ def train_step(this: Training, step: int, batch: Batch) -> dict[str, Any]:
     module.train()
     this.optimiser.zero_grad(set_to_none=True)
     counts = batch.counts
-    weight = weights(counts, recipe.loss).to(this.device)
+    weight = weights(counts, recipe.loss, this.layout).to(this.device)
     sums = torch.zeros(len(counts), device=this.device)
     for number, piece in enumerate(batch.pieces):
         parallel.last_piece(module, number + 1 == recipe.pieces)
@@ -210,7 +210,7 @@ def validate(this: Training) -> dict[str, float]:
     parallel.release(this.module)
     _swap(this)
     sums = parallel.summed(sums)
-    loss = float((sums * weights(counts, recipe.loss).to(this.device)).sum())
+    loss = float((sums * weights(counts, recipe.loss, this.layout).to(this.device)).sum())
     return {"held_out": loss} | _by_modality("held_out", sums, counts, this.layout)
 
 

@@ -28,7 +28,8 @@ class OmniRecipe:
     the share `warmup` of the steps, stays for the share `flat`, and falls as a cosine. average: what the averaged weights,
     which are the result, keep of themselves in a step. validation: the share of objects held out, by "rows" or whole pieces of
     sky ("positions"); validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored:
-    of the result. threads: of torch on a CPU. share_tables: see `OmniConfig`.
+    of the result. threads: of torch on a CPU. compiled: on a GPU. mlp_ratio, share_tables: see
+    `OmniConfig`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class OmniRecipe:
     decoder: int
     heads: int
     budgets: Budgets = field(default_factory=Budgets)
+    mlp_ratio: float = 4.0
     loss: str = "modality"
     soften: float = 1.0
     seed: int = 1
@@ -77,7 +79,8 @@ class OmniRecipe:
         """The transformer of this recipe, as AION-1's are but for the size."""
         keys = tuple(domains)
         return OmniConfig(keys, keys, norm_bias=False, act_layer="SiLU", dim=self.dim, encoder_depth=self.encoder,
-                          decoder_depth=self.decoder, num_heads=self.heads, qkv_bias=False, proj_bias=False, mlp_bias=False,
+                          decoder_depth=self.decoder, num_heads=self.heads, mlp_ratio=self.mlp_ratio, qkv_bias=False,
+                          proj_bias=False, mlp_bias=False,
                           gated_mlp=True, qk_norm=True, use_act_checkpoint=self.recompute,
                           sizes={key: size for key, size in sizes.items() if key in keys}, share_tables=self.share_tables)
 
@@ -90,7 +93,7 @@ class OmniRecipe:
         return hashlib.sha256(json.dumps([own, config.as_dict()], sort_keys=True).encode()).hexdigest()[:16]
 
 
-DEMO = Budgets((16, 40, 64, 64, 72, 88, 128), 48)
+DEMO = Budgets((16, 40, 64, 96, 144, 200, 288), 48)  # up to an image and a spectrum, whole
 AION = Budgets((256,), 128, scheme="aion")
 # AION-1's own three: arXiv:2510.17960, sec. 5 and app. B
 _published = {"budgets": AION, "batch": 8192, "steps": 205_000, "rate": 2e-4, "warmup": 0.1, "betas": (0.9, 0.95),
@@ -98,7 +101,8 @@ _published = {"budgets": AION, "batch": 8192, "steps": 205_000, "rate": 2e-4, "w
 RECIPES: dict[str, OmniRecipe] = {r.name: r for r in (
     OmniRecipe("tiny", 32, 1, 1, 2, Budgets((8, 16), 8), batch=16, steps=40, rate=3e-3, warmup=0.1, average=0.9, threads=1,
                bfloat16=False, validation=0.1, validated=64, report_every=10, checkpoint_every=10, share_tables=True),
-    OmniRecipe("small", 224, 6, 5, 7, DEMO, rate=1.2e-3, flat=0.68, steps=40_000, stored="bfloat16", share_tables=True),
+    OmniRecipe("small", 224, 6, 5, 7, DEMO, mlp_ratio=912 / 224, loss="group", rate=1.2e-3, flat=0.68, steps=40_000,
+               stored="bfloat16", share_tables=True),  # 608 wide inside: processors multiply by 32 at a time
     OmniRecipe("base", 768, 12, 12, 12, **_published, pieces=32),  # type: ignore[arg-type]
     OmniRecipe("large", 1024, 24, 24, 16, **_published, pieces=32, recompute=True),  # type: ignore[arg-type]
     OmniRecipe("xlarge", 2048, 24, 24, 32, **_published, pieces=64, recompute=True),  # type: ignore[arg-type]

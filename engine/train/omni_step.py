@@ -21,7 +21,7 @@ from engine.models.omni import Embedding, Omni
 from engine.models.tokens import position_table
 from engine.train.masking import Chosen, Layout
 
-LOSSES = ("modality", "token")
+LOSSES = ("modality", "group", "token")
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,18 @@ def compact(ids: Tensor, chosen: Chosen, layout: Layout) -> Compact:
         target_counts=tuple(of_target.bincount(minlength=m + 1).tolist()), ragged=not bool(chosen.inputs_kept.all()))
 
 
-def weights(counts: Tensor, loss: str) -> Tensor:
+def weights(counts: Tensor, loss: str, layout: Layout) -> Tensor:
     """(M,) float: what each modality's summed cross-entropy is multiplied with; counts: (M,) targets of the whole batch.
 
-    "modality": the mean over modalities that have targets of their mean over tokens; "token": the mean over tokens.
+    "modality": the mean over modalities that have targets of their mean over tokens; "group": the same for each group first,
+    which the numbers of a catalogue are together, so that they do not outweigh images; "token": the mean over tokens.
     """
     if loss == "token":
         return torch.full_like(counts, 1.0, dtype=torch.float32) / counts.sum().clamp_min(1)
-    there = counts > 0
-    return there.float() / (counts.clamp_min(1) * there.sum().clamp_min(1))
+    there = (counts > 0).float()
+    group = layout.loss_group if loss == "group" else torch.arange(len(counts))
+    members = torch.zeros(len(counts)).index_add_(0, group, there)
+    return there / (counts.clamp_min(1) * members[group].clamp_min(1) * (members > 0).sum().clamp_min(1))
 
 
 def softened(vocabulary: int, width: float) -> Tensor:

@@ -15,7 +15,7 @@ def adamw(model: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
     for name, p in model.named_parameters():
         (matrices if p.ndim >= 2 and "position" not in name else others).append(p)
     groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-8)
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), eps=1e-8, fused=matrices[0].is_cuda)
 
 
 def adamw_omni(model: nn.Module, rate: float, decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,24 +40,25 @@ TABLES: tuple[Kind, ...] = ("segmap", "scalars")
 
 @dataclass(frozen=True)
 class Plan:
-    """codecs, omni: recipes; objects of the sky `seed`: those whose tokens the transformer sees."""
+    """codecs, omni: recipes; the transformer sees the tokens of so many objects of each sky, which are made side by side."""
 
     codecs: dict[Kind, CodecRecipe]
     omni: OmniRecipe
     objects: int
-    seed: int = 12
+    skies: tuple[int, ...] = (12,)  # seeds
 
 
 def _larger(kind: Kind, **changes: Any) -> CodecRecipe:
-    return replace(RECIPES["demo"][kind], name="gpu", batch=256, report_every=500, checkpoint_every=500, **changes)
+    return replace(RECIPES["demo"][kind], name="gpu", batch=512, steps=4000, rate=1e-3, report_every=250,
+                   checkpoint_every=250, **changes)
 
 
 PLANS = {
-    "gpu": Plan({"image": _larger("image", objects=32_768, steps=12_000, rate=8e-4),
-                 "spectrum": _larger("spectrum", objects=98_304, steps=12_000),
+    # Large batches: a step has some thousand operations, which a processor starts no faster than a GPU does those of so many.
+    "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
-                chosen("small", batch=1024, steps=25_000, rate=1.5e-3, validated=4096, report_every=250, checkpoint_every=250),
-                400_000),
+                chosen("small", batch=2048, steps=8000, rate=2e-3, compiled=True, validated=4096, report_every=100,
+                       checkpoint_every=100), 80_000, (12, 13, 14)),
     "tiny": Plan(RECIPES["tiny"], chosen("tiny", steps=20), 64),
 }
 
@@ -76,30 +77,47 @@ def run(plan: Plan, work: Path, minutes: float, given: Path | None = None) -> It
         if not _codecs(plan, folder, until, () if given is not None else TABLES):
             return
         (folder / "done").touch()
-    for first, steps in ((0.2, simulated_tokens.build(folder, work / "tokens", plan.objects, plan.seed,
-                                                      device=str(parallel.start()))),
-                         (0.3, omni.run(plan.omni, [work / "tokens"], folder, work / "omni"))):
-        for step in steps:
-            yield Step(first, step.note, step.preview)
-            if time.monotonic() > until:
-                return
+    skies = [work / f"tokens-{seed}" for seed in plan.skies]
+    if not (work / "tokens-done").is_file():
+        yield Step(0.2, "tokens")
+        _side_by_side([(tokens, (plan.objects, seed, folder, sky, until)) for seed, sky in zip(plan.skies, skies, strict=True)])
+        if time.monotonic() > until:
+            return
+        (work / "tokens-done").touch()
+    for step in omni.run(plan.omni, skies, folder, work / "omni"):
+        yield Step(0.3, step.note, step.preview)
+        if time.monotonic() > until and step.fraction < 1:
+            return
     yield Step(1.0, "all is done", str(work / "omni" / "model"))
 
 
 def _codecs(plan: Plan, out: Path, until: float, tables: tuple[Kind, ...]) -> bool:
-    """Train codecs, the large ones side by side, each in a process of its own; whether all are there."""
+    """Train codecs side by side; whether all are there."""
+    _side_by_side([(codec, (plan.codecs[kind], out / kind, until)) for kind in (*TRAINED, *tables)])
+    finished = all((out / kind / "model").is_dir() for kind in (*TRAINED, *tables))
+    if finished:
+        gather({kind: out / kind for kind in (*TRAINED, *tables)}, out)
+    return finished
+
+
+def _side_by_side(jobs: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> None:
+    """Each in a process of its own, until all have ended. Raises RuntimeError if one failed."""
     spawn = mp.get_context("spawn")
-    work = [spawn.Process(target=codec, args=(plan.codecs[kind], out / kind, until)) for kind in (*TRAINED, *tables)]
+    work = [spawn.Process(target=target, args=arguments) for target, arguments in jobs]
     for process in work:
         process.start()
     for process in work:
         process.join()
     if any(process.exitcode for process in work):
-        raise RuntimeError("a codec could not be trained; what went wrong is said above")
-    finished = all((out / kind / "model").is_dir() for kind in (*TRAINED, *tables))
-    if finished:
-        gather({kind: out / kind for kind in (*TRAINED, *tables)}, out)
-    return finished
+        raise RuntimeError("a stage failed; what went wrong is said above")
+
+
+def tokens(objects: int, seed: int, codecs: Path, out: Path, until: float) -> None:
+    """Tokens of a sky, until all are there or time is over."""
+    for _ in simulated_tokens.build(codecs, out, objects, seed, device=str(parallel.start())):
+        if time.monotonic() > until:
+            return
+    print(f"tokens of the sky {seed} are made", flush=True)
 
 
 def codec(recipe: CodecRecipe, out: Path, until: float) -> None:

@@ -210,9 +210,14 @@ def test_shared_tables_have_a_gradient_in_every_step() -> None:
 
 
 def test_weights_of_the_losses() -> None:
-    counts = torch.tensor([4, 0, 12])
-    assert torch.allclose(weights(counts, "modality"), torch.tensor([1 / 8, 0, 1 / 24]))
-    assert torch.allclose(weights(counts, "token"), torch.full((3,), 1 / 16))
+    domains = ("tok_image", "tok_flux_g", "tok_flux_r", "tok_z", "tok_flux_z")
+    layout = Layout(OmniConfig(domains, domains, norm_bias=False, act_layer="SiLU"))
+    counts = torch.tensor([4, 2, 8, 0, 2])
+    assert torch.allclose(weights(counts, "modality", layout), torch.tensor([1 / 16, 1 / 8, 1 / 32, 0, 1 / 8]))
+    assert torch.allclose(weights(counts, "token", layout), torch.full((5,), 1 / 16))
+    # Three fluxes are one group; the redshift is another, which nothing is asked of here.
+    assert torch.allclose(weights(counts, "group", layout), torch.tensor([1 / 8, 1 / 12, 1 / 48, 0, 1 / 12]))
+    assert torch.allclose(weights(counts + 1, "group", layout)[3], torch.tensor(1 / 3))
 
 
 @pytest.mark.parametrize("changes", [{"pieces": 4}, {"recompute": True}])

@@ -44,7 +44,8 @@ def recipe_of(size: str, heads: int) -> OmniRecipe:
     if size == "base":
         return replace(RECIPES["base"], **common, budgets=Budgets((256,), 128, asked=()), batch=8)
     budgets = Budgets((64,), 48, asked=())
-    return replace(RECIPES["small"], **common, budgets=budgets, batch=64, encoder=4, decoder=4, heads=heads)
+    return replace(RECIPES["small"], **common, budgets=budgets, batch=64, dim=192, encoder=4, decoder=4, heads=heads,
+                   mlp_ratio=4.0, loss="modality", share_tables=False)
 
 
 def sizes_of(size: str) -> dict[str, tuple[int, int]]:
