@@ -68,7 +68,7 @@ sys.meta_path.insert(0, Bare())
 """
 
 
-@pytest.mark.parametrize("room", ["engine.models", "engine.codecs", "engine.simulate"])
+@pytest.mark.parametrize("room", ["engine.models", "engine.codecs", "engine.simulate", "engine.train", "engine.checkpoints"])
 def test_rooms_for_bare_nodes_need_only_torch(room: str) -> None:
     names = modules_of(room)
     assert names, f"{room} has no modules"

@@ -57,7 +57,7 @@ PLANS = {
     # Large batches: a step has some thousand operations, which a processor starts no faster than a GPU does those of so many.
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
-                chosen("small", batch=2048, steps=8000, rate=2e-3, compiled=True, validated=4096, report_every=100,
+                chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=100,
                        checkpoint_every=100), 80_000, (12, 13, 14)),
     "tiny": Plan(RECIPES["tiny"], chosen("tiny", steps=20), 64),
 }

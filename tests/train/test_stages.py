@@ -1,0 +1,85 @@
+"""The chain in stages: stopped anywhere, it goes on, also on another machine from what was kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine import checkpoints
+from engine.train import omni, stages
+from engine.train.stages import PLANS, keep, run, unpack
+
+PLAN = PLANS["tiny"]
+
+
+def lines(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_plan_is_carried_from_machine_to_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codecs and tokens here; then the time is over at the first report of the transformer; the rest elsewhere."""
+    here, kept, there = tmp_path / "here", tmp_path / "kept", tmp_path / "there"
+    work = run(PLAN, here, 60)
+    for step in work:
+        if "step 10 of 20" in step.note:
+            break
+    work.close()
+    keep(here, kept)
+    assert all(path.stat().st_size <= 16 << 20 for path in kept.iterdir())
+
+    unpack(kept, there)
+    light = load_file(there / "omni" / "light" / "averages.safetensors")
+    assert {value.dtype for value in light.values()} == {torch.bfloat16}
+    assert checkpoints.last_step(there / "omni" / "checkpoint")["step"] == 10  # type: ignore[index]
+    monkeypatch.setattr(stages, "codec", None)  # codecs are there: none is trained again
+    *_, last = run(PLAN, there, 60)
+    assert last.fraction == 1.0 and checkpoints.load(last.preview).dim == PLAN.omni.dim
+    assert [line["step"] for line in lines(there / "omni" / "curve.jsonl")] == [10, 20]
+    held_out = [line["held_out"] for line in lines(there / "omni" / "curve.jsonl")]
+    assert held_out[1] < held_out[0]
+
+    keep(there, kept)
+    unpack(kept, tmp_path / "third")
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / "third" / "omni" / "model" / name).read_bytes() == (Path(last.preview) / name).read_bytes()
+
+
+def test_codecs_that_are_given_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only those of images and spectra are trained; without time, nothing after them begins."""
+    given = tmp_path / "given"
+    for kind, folder in (("segmap", "segmentation_map"), ("scalars", "Z")):
+        (given / "codecs" / folder).mkdir(parents=True)
+        (given / "codecs" / folder / "mark").write_text(kind)
+    asked: list[str] = []
+    monkeypatch.setattr(stages, "_side_by_side", lambda jobs: asked.extend(arguments[0].kind for _, arguments in jobs))
+    assert [step.note for step in run(PLAN, tmp_path / "work", 0.0, given)] == ["codecs"]
+    assert asked == ["image", "spectrum"]
+    assert (tmp_path / "work" / "codecs" / "codecs" / "Z" / "mark").read_text() == "scalars"
+
+
+def test_a_stage_that_fails_says_so(tmp_path: Path) -> None:
+    broken = replace(PLAN, codecs=PLAN.codecs | {"image": replace(PLAN.codecs["image"], model=None)})
+    with pytest.raises(RuntimeError, match="said above"):
+        list(run(broken, tmp_path, 60))
+    with pytest.raises(FileNotFoundError, match="has no kept.tar.0"):
+        unpack(tmp_path / "nowhere", tmp_path / "work")
+
+
+def test_the_shipped_plan_fits_what_may_be_kept() -> None:
+    """Codecs and half-precision weights are below 50 MB."""
+    from engine.checkpoints.tokenizers import config_of
+    from engine.model_files import SHIPPED
+    from engine.models.omni import Omni
+
+    folder = SHIPPED.with_name("omnisky-demo")
+    known = config_of(folder)
+    model = Omni(PLANS["gpu"].omni.config(known.domains, known.sizes), device="meta")
+    weights = 2 * sum(p.numel() for p in model.parameters())
+    codecs = sum(path.stat().st_size for path in (folder / "codecs").rglob("*") if path.is_file())
+    assert weights + codecs < 50e6
+    assert omni.chosen("small").dim == PLANS["gpu"].omni.dim
