@@ -70,6 +70,10 @@ def omni(
     steps: Annotated[int | None, typer.Option(min=1, help="Another number of steps than the recipe's.")] = None,
     pieces: Annotated[int | None, typer.Option(min=1, help="Cut each batch into so many, for less memory.")] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Compute blocks twice, for less memory.")] = False,
+    start: Annotated[Path | None, typer.Option(help="Begin with the weights of this model, and its sizes.")] = None,
+    rate: Annotated[float | None, typer.Option(min=1e-8, help="Another highest learning rate than the recipe's.")] = None,
+    soften: Annotated[float | None, typer.Option(min=0, help="Redshifts asked for are spread over so many bins (1); 0 gives "
+                                                 "the sharpest posteriors, once most is learned.")] = None,
     split: Annotated[str | None, typer.Option(help="Hold out rows, or whole pieces of sky: rows or positions.")] = None,
     pair: Annotated[str | None, typer.Option(help="Read rows of one object as one: those within so many arcsec (try 1), "
                                              "or 'id' where all skies share their ids.")] = None,
@@ -82,10 +86,11 @@ def omni(
 
     _known(recipe, RECIPES, "--recipe")
     how = _how(pair)
-    given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split}
+    given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split, "rate": rate,
+             "soften": soften}
     with one_sentence():
         asked = chosen(recipe, **{name: value for name, value in given.items() if value is not None})
-        follow(training.run(asked, sky, codecs, out or Path("runs") / f"omni-{recipe}", how), json, curve="loss")
+        follow(training.run(asked, sky, codecs, out or Path("runs") / f"omni-{recipe}", how, start), json, curve="loss")
 
 
 def _how(pair: str | None) -> Any:

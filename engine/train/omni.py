@@ -23,6 +23,7 @@ from torch import Tensor
 from engine import checkpoints
 from engine.checkpoints.tokenizers import config_of
 from engine.checkpoints.training import whole
+from engine.model_files import read_json, weights_checksum
 from engine.models.omni import Omni, OmniConfig
 from engine.pairs import How
 from engine.steps import Step
@@ -37,8 +38,8 @@ from engine.train.optim import adamw_omni, average, rate_at
 from engine.train.token_data import TokenData, cells_of, copies_of, joined, tokens_of
 
 
-def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Path, out: str | Path, pair: How | None = None
-        ) -> Iterator[Step]:
+def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Path, out: str | Path, pair: How | None = None,
+        start: str | Path | None = None) -> Iterator[Step]:
     """Train a recipe on the tokens of skies into the folder `out`; run again to go on where it stopped.
 
     codecs: the folder of codecs, or the model folder, whose codecs made the tokens. out/curve.jsonl: a line a report;
@@ -46,14 +47,16 @@ def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Pat
     weights with the codecs, for `checkpoints.load`. The last Step's preview is that folder, earlier ones are lines of the
     curve. A killed and resumed run gives the weights of an uninterrupted one, bit for bit, on the same machine with the same
     threads. pair: rows of the same object, in whichever sky, are read as one: those within so many arcsec (`engine.pairs`), or
-    "id". Turned copies of objects take part if they are stored (`omnisky tokenize --copies`).
+    "id". Turned copies of objects take part if they are stored (`omnisky tokenize --copies`). start: a model's folder, whose
+    weights the run begins with; then the sizes are that model's.
 
     Raises KeyError for an unknown recipe; ValueError for tokens of other codecs, a run of another recipe or of other tokens in
     `out`, a run that does not fit the memory, and a loss that is no number (the last checkpoint is kept).
     """
     recipe, out = chosen(recipe), Path(out)
     device = parallel.start()
-    this = prepared(recipe, [Path(sky) for sky in skies], Path(codecs), out, device, pair)
+    begun = None if start is None else Path(start)
+    this = prepared(recipe, [Path(sky) for sky in skies], Path(codecs), out, device, pair, begun)
     first, seconds = checkpoints.resume(out / "checkpoint", this.module.model, this.optimiser, this.averages)
     yield from _train(this, first, time.monotonic() - seconds)
 
@@ -72,6 +75,7 @@ class Training:
     codecs: Path
     out: Path
     marks: dict[str, str]  # of recipe and tokens: a checkpoint must have the same
+    start: Path | None = None  # the model that it began with
 
     @property
     def layout(self) -> Layout:
@@ -82,8 +86,8 @@ class Training:
         return Batches(self.data, self.layout, self.recipe, *parallel.world())
 
 
-def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, device: torch.device, pair: How | None = None
-             ) -> Training:
+def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, device: torch.device, pair: How | None = None,
+             start: Path | None = None) -> Training:
     """All that can be wrong is found here, before anything long begins."""
     processes = parallel.world()[1]
     if recipe.batch % (recipe.pieces * processes):
@@ -91,7 +95,8 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     known = config_of(codecs)
     records = tokens_of(skies, known, codecs)
     domains = [key for key in known.domains if any(key in some for some in records)]
-    config = recipe.config(domains, known.sizes)
+    config = recipe.config(domains, known.sizes) if start is None else replace(
+        checkpoints.read_config(start), use_act_checkpoint=recipe.recompute)
     layout = Layout(config)
     cells = [cells_of(sky) for sky in skies] if recipe.split == "positions" else None
     led = None if pair is None else joined(skies, records, known, pair)
@@ -101,20 +106,25 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
                          for some in (*records, *(of_sky for copy in copies for of_sky in copy))]
     tokens += [] if led is None else [hashlib.sha256(led.tobytes()).hexdigest()]
     marks = {"digest": recipe.digest(config), "tokens": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]}
+    if start is not None:
+        marks["start"] = weights_checksum(start)[:16]
     _check_previous(out, marks)
     check_memory(recipe, config, available(device), processes, device.type == "cpu")
     if device.type == "cpu":
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     model = Omni(config, device)
-    model.init_weights(recipe.seed)
+    if start is None:
+        model.init_weights(recipe.seed)
+    else:
+        model.load_state_dict(checkpoints.load_aion(start).state_dict())
     module = parallel.apply(MaskedOmni(model, recipe.soften))
     if recipe.compiled and device.type == "cuda":
         for block in (*model.encoder, *model.decoder):
             block.compile(dynamic=True)  # the number of tokens changes from batch to batch
     averages = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = adamw_omni(model, recipe.rate, recipe.decay, recipe.betas)
-    return Training(recipe, config, data, module, optimiser, averages, device, codecs, out, marks)
+    return Training(recipe, config, data, module, optimiser, averages, device, codecs, out, marks, start)
 
 
 def _check_previous(out: Path, marks: dict[str, str]) -> None:
@@ -123,8 +133,9 @@ def _check_previous(out: Path, marks: dict[str, str]) -> None:
     if previous is None:
         return
     for mark, what in (("digest", "another recipe or of a model with other modalities"),
-                       ("tokens", "other tokens (a sky has grown, they were made anew, or are paired otherwise)")):
-        if previous.get(mark) != marks[mark]:
+                       ("tokens", "other tokens (a sky has grown, they were made anew, or are paired otherwise)"),
+                       ("start", "other weights to begin with")):
+        if previous.get(mark) != marks.get(mark):
             name = previous.get("recipe", {}).get("name", "unknown")
             raise ValueError(f"{out} holds a run of {what} (recipe {name}, {previous.get('step')} steps); train into a new "
                              "folder, or remove this one")
@@ -263,6 +274,7 @@ def _save_result(this: Training, hours: float) -> None:
         "recipe": this.recipe.to_dict(), **this.marks, "hours": round(hours, 4), "objects": len(this.data.train),
         "paired": this.data.paired,
         "torch": str(torch.__version__),
-        "command": f"omnisky train omni --recipe {this.recipe.name} --out {this.out.name}"})
+        "command": f"omnisky train omni --recipe {this.recipe.name} --out {this.out.name}"}
+        | ({} if this.start is None else {"began with": read_json(this.start / "training.json")}))
     shutil.rmtree(result, ignore_errors=True)
     part.rename(result)

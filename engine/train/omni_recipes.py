@@ -93,7 +93,7 @@ class OmniRecipe:
         return hashlib.sha256(json.dumps([own, config.as_dict()], sort_keys=True).encode()).hexdigest()[:16]
 
 
-DEMO = Budgets((16, 40, 64, 96, 144, 200, 288), 48)  # up to an image and a spectrum, whole
+DEMO = Budgets((4, 8, 16, 40, 64, 96, 144, 200, 288), 48)  # from some numbers to an image and a spectrum, whole
 AION = Budgets((256,), 128, scheme="aion")
 # AION-1's own three: arXiv:2510.17960, sec. 5 and app. B
 _published = {"budgets": AION, "batch": 8192, "steps": 205_000, "rate": 2e-4, "warmup": 0.1, "betas": (0.9, 0.95),

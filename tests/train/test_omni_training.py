@@ -235,6 +235,21 @@ def test_losses_are_the_recorded_ones(finished: Path) -> None:
     np.testing.assert_allclose(losses(finished), json.loads(GOLDEN.read_text()), rtol=2e-3)
 
 
+def test_a_run_begins_with_another_models_weights(place: Path, finished: Path, tmp_path: Path) -> None:
+    """Its sizes count, not the recipe's; the first report is no worse than the last of that run was; where it came from is
+    kept; and a run that began otherwise is not continued."""
+    recipe = replace(RECIPE, dim=64, rate=1e-5, steps=8, soften=0.0)
+    start = finished / "model"
+    *_, last = omni.run(recipe, [place / "toy.sky"], place / "codecs-of", tmp_path / "out", start=start)
+    assert checkpoints.load_aion(last.preview).config == checkpoints.load_aion(start).config
+    assert curve(tmp_path / "out")[-1]["held_out"] < curve(finished)[-1]["held_out"] + 0.05
+    about = json.loads((Path(last.preview) / "training.json").read_text())
+    assert about["began with"] == json.loads((start / "training.json").read_text())
+    save_aion(tmp_path / "other", Omni(checkpoints.load_aion(start).config))
+    with pytest.raises(ValueError, match="other weights to begin with"):
+        next(omni.run(recipe, [place / "toy.sky"], place / "codecs-of", tmp_path / "out", start=tmp_path / "other"))
+
+
 def test_it_learns_the_joint_distribution(place: Path, tmp_path: Path) -> None:
     """Every id alone is uniform: a model that looks at nothing has ln 12. Ours sees through noise that changes 9 in 100."""
     recipe = replace(RECIPE, dim=32, heads=2, batch=32, steps=250, rate=1e-2, report_every=250, checkpoint_every=250,
