@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,8 +73,9 @@ def omni(
     recompute: Annotated[bool, typer.Option("--recompute", help="Compute blocks twice, for less memory.")] = False,
     start: Annotated[Path | None, typer.Option(help="Begin with the weights of this model, and its sizes.")] = None,
     rate: Annotated[float | None, typer.Option(min=1e-8, help="Another highest learning rate than the recipe's.")] = None,
-    soften: Annotated[float | None, typer.Option(min=0, help="Redshifts asked for are spread over so many bins (1); 0 gives "
-                                                 "the sharpest posteriors, once most is learned.")] = None,
+    inputs: Annotated[list[int] | None, typer.Option(min=1, help="How many tokens a batch reads; given repeatedly, one of them "
+                                                     "is drawn.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Of torch, on a CPU.")] = None,
     split: Annotated[str | None, typer.Option(help="Hold out rows, or whole pieces of sky: rows or positions.")] = None,
     pair: Annotated[str | None, typer.Option(help="Read rows of one object as one: those within so many arcsec (try 1), "
                                              "or 'id' where all skies share their ids.")] = None,
@@ -87,9 +89,11 @@ def omni(
     _known(recipe, RECIPES, "--recipe")
     how = _how(pair)
     given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split, "rate": rate,
-             "soften": soften}
+             "threads": threads}
     with one_sentence():
         asked = chosen(recipe, **{name: value for name, value in given.items() if value is not None})
+        if inputs:
+            asked = replace(asked, budgets=replace(asked.budgets, inputs=tuple(inputs)))
         follow(training.run(asked, sky, codecs, out or Path("runs") / f"omni-{recipe}", how, start), json, curve="loss")
 
 

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "astroclip-demo"
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+SHIPPED, ASTROCLIP = ASSETS / "omnisky-demo", ASSETS / "astroclip-demo"  # the demo's model; a contrastive one beside it
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")  # run whatever code is in them when opened: never read
 
 
@@ -49,6 +50,8 @@ def model_of(sky: Path) -> Path:
     for path in sorted(sky.glob("embeddings/*/manifest.json")):
         manifest = read_json(path, f"remove {path.parent}")
         name, folder = manifest.get("model", SHIPPED.name), Path(manifest.get("folder", ""))
+        if name == ASTROCLIP.name:
+            folder = ASTROCLIP
         if name != SHIPPED.name:
             if not (folder / "config.json").is_file():
                 place = f"whose folder {folder} is gone" if manifest.get("folder") else "and no folder is known of it"

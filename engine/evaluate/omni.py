@@ -80,10 +80,9 @@ def measure(bundle: OmniBundle, objects: int, database: int, seed: int) -> Itera
 def rival() -> Bundle | None:
     """The AstroCLIP that comes with Omnisky, if it does."""
     from engine import checkpoints
-    from engine.model_files import SHIPPED
+    from engine.model_files import ASTROCLIP
 
-    folder = SHIPPED.with_name("astroclip-demo")
-    found = checkpoints.load(folder) if (folder / "config.json").is_file() else None
+    found = checkpoints.load(ASTROCLIP) if (ASTROCLIP / "config.json").is_file() else None
     return found if isinstance(found, checkpoints.Bundle) else None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.generation.draws import Settings, counts, gumbel, orders, pick, uniforms
 from engine.modalities import Modality
 from engine.models.omni import Encoded, Omni
+from engine.models.spreading import unspread
 from engine.models.tokens import is_sequence
 
 ROWS = 8  # drawn at a time: logits of an image are 10 MB a row
@@ -35,8 +36,9 @@ class Round:
     share: float
 
 
-def predict(model: Omni, tokens: Tokens, hidden: Tokens, targets: Sequence[str]) -> dict[str, Tensor]:
-    """What the inputs say of several targets, each by itself: target -> logits (B, n, V), float32.
+def predict(model: Omni, tokens: Tokens, hidden: Tokens, targets: Sequence[str], places: Tensor | None = None
+            ) -> dict[str, Tensor]:
+    """What the inputs say of several targets, each by itself: target -> logits (B, n, V), float32; of places (B, t) alone.
 
     The inputs are encoded once, and several targets share the keys and values that the decoder makes of them
     (`Omni.remember`). Raises what `Omni.encode` and `Omni.decode` raise.
@@ -44,7 +46,14 @@ def predict(model: Omni, tokens: Tokens, hidden: Tokens, targets: Sequence[str])
     with torch.inference_mode():
         encoded = encode(model, tokens, hidden)
         encoded = model.remember(encoded) if len(targets) > 1 else encoded
-        return {target: model.decode(encoded, [target])[target].float() for target in targets}
+        return {target: says(model, encoded, target, places) for target in targets}
+
+
+def says(model: Omni, encoded: Encoded, target: str, places: Tensor | None = None) -> Tensor:
+    """Logits (B, n, V), float32, of what was asked for in training; labels that were spread there are brought back."""
+    logits = model.decode(encoded, [target], places=None if places is None else {target: places})[target].float()
+    soften = model.config.soften if model.outputs[target].codec == "grid" else 0.0
+    return unspread(logits, soften) if soften else logits
 
 
 def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings: Settings,
@@ -58,7 +67,8 @@ def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings:
 
     Every round but the first reads the inputs again together with the tokens known so far: attention goes both ways, so nothing
     that was computed of the inputs can be kept, and S rounds cost S times encoder and decoder. The first round is computed once
-    for all samples of an object. The decoder is asked for all tokens of the target in every round, also for known ones.
+    for all samples of an object, and of all tokens; later ones ask the decoder for those alone that are to be drawn, by maskgit
+    for all that are open: as in training, no token that is known is asked for.
 
     Guidance needs logits without the inputs: registers and the target's known tokens remain. It costs a second pass, over few
     tokens. A model without registers has nothing to see in the first round: that one is drawn without guidance.
@@ -96,33 +106,39 @@ class _Drawing:
         """(B, n, V) from the inputs alone."""
         return predict(self.model, self.tokens, self.hidden, [self.target])[self.target]
 
-    def logits(self, rows: Tensor, ids: Tensor, known: Tensor, first: Tensor | None) -> Tensor:
-        """(r, n, V) of some rows (their numbers), guided; first: logits of the first round, known before."""
+    def logits(self, rows: Tensor, ids: Tensor, known: Tensor, first: Tensor | None, places: Tensor) -> Tensor:
+        """(r, t, V) of some rows (their numbers) at places (r, t), guided; first: logits of the first round, known before."""
         of = rows // self.samples
         if first is not None:
-            given = first[of.to(first.device)]
+            given = _at(first[of.to(first.device)], places)
         else:
             mine = {key: value[of.to(value.device)] for key, value in self.tokens.items()} | {self.target: ids[rows]}
             seen = {key: value[of.to(value.device)] for key, value in self.hidden.items()} | {self.target: ~known[rows]}
-            given = predict(self.model, mine, seen, [self.target])[self.target]
+            given = predict(self.model, mine, seen, [self.target], places)[self.target]
         w = self.settings.guidance
         if w != 1 and (first is None or self.model.config.num_register_tokens):
-            alone = self._alone(ids[rows], None if first is not None else known[rows])
+            alone = _at(self._alone(), places) if first is not None else self._alone(ids[rows], known[rows], places)
             given = alone + w * (given - alone)
-        return self.real(given)
+        return given.masked_fill(self.beyond[places], -torch.inf)
 
     def real(self, logits: Tensor) -> Tensor:
-        """-inf for ids that there are not."""
+        """(B, n, V): -inf for ids that there are not."""
         return logits.masked_fill(self.beyond, -torch.inf)
 
-    def _alone(self, ids: Tensor, known: Tensor | None) -> Tensor:
-        """Logits without the inputs: of the tokens known so far and registers; (1, n, V) of registers alone."""
-        if known is None:
+    def _alone(self, ids: Tensor | None = None, known: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """Logits without the inputs: (r, t, V) of the tokens known so far and registers; (1, n, V) of registers alone."""
+        if ids is None or known is None:
             key, value = next(iter(self.tokens.items()))
             tokens, hidden = {key: value[:1]}, {key: torch.ones_like(value[:1], dtype=torch.bool)}
         else:
             tokens, hidden = {self.target: ids}, {self.target: ~known}
-        return predict(self.model, tokens, hidden, [self.target])[self.target]
+        return predict(self.model, tokens, hidden, [self.target], places)[self.target]
+
+
+def _at(logits: Tensor, places: Tensor) -> Tensor:
+    """(1 or r, n, V) -> (r, t, V) of places (r, t)."""
+    logits = logits.expand(len(places), -1, -1)
+    return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
 
 
 def _rounds(job: _Drawing, rounds: list[int]) -> Iterator[Round]:
@@ -136,33 +152,33 @@ def _rounds(job: _Drawing, rounds: list[int]) -> Iterator[Round]:
         start = first if i == 0 else None
         ids, known = ids.clone(), known.clone()  # whoever has the round before keeps it
         for rows in torch.arange(total).split(ROWS):
-            logits = job.logits(rows, ids, known, start)
             mine = [job.generators[r] for r in rows.tolist()]
             if places is None:
-                at, drawn = _most_confident(logits, known[rows], count, 1 - (i + 1) / len(rounds), job.settings, mine)
+                at = (~known[rows]).nonzero()[:, 1].view(len(rows), n - done)
+                logits = job.logits(rows, ids, known, start, at)
+                at, drawn = _most_confident(logits, at, n, count, 1 - (i + 1) / len(rounds), job.settings, mine)
             else:
                 at = places[rows, done : done + count]
-                some = logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1]))
-                drawn = pick(some, uniforms(mine, count, some.device), job.settings)
+                drawn = pick(job.logits(rows, ids, known, start, at), uniforms(mine, count, first.device), job.settings)
             ids[rows[:, None], at], known[rows[:, None], at] = drawn, True
         done += count
         yield Round(ids, known, None if start is None else job.real(start), (i + 1) / len(rounds))
 
 
-def _most_confident(logits: Tensor, known: Tensor, count: int, left: float, settings: Settings,
+def _most_confident(logits: Tensor, places: Tensor, n: int, count: int, left: float, settings: Settings,
                     generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-    """Places (R, count) to reveal and ids for them: all open ones are drawn, those that the model found likeliest stay.
+    """Places (R, count) to reveal and ids for them: all open ones, at places (R, t) of n, are drawn, and those that the model
+    found likeliest stay.
 
     Confidence is the log-probability of what was drawn plus Gumbel noise times the temperature times the share of rounds left.
     """
-    n = logits.shape[1]
     noise = uniforms(generators, 2 * n, logits.device)
-    drawn = torch.cat([pick(row[None], u[None], settings) for row, u in zip(logits, noise[:, :n], strict=True)])
-    at = drawn[..., None]
-    confidence = logits.gather(2, at)[..., 0] - logits.logsumexp(-1)
-    confidence = confidence + settings.temperature * left * gumbel(noise[:, n:])
-    chosen = confidence.masked_fill(known, -torch.inf).topk(count, dim=1).indices
-    return chosen, drawn.gather(1, chosen)
+    noise, of_places = noise[:, :n].gather(1, places), noise[:, n:].gather(1, places)
+    drawn = torch.cat([pick(row[None], u[None], settings) for row, u in zip(logits, noise, strict=True)])
+    confidence = logits.gather(2, drawn[..., None])[..., 0] - logits.logsumexp(-1)
+    confidence = confidence + settings.temperature * left * gumbel(of_places)
+    chosen = confidence.topk(count, dim=1).indices
+    return places.gather(1, chosen), drawn.gather(1, chosen)
 
 
 # ------------------------------------------------------------------------------------------------------------- shared

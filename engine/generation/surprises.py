@@ -89,10 +89,9 @@ def gains(model: Omni, target: str, ids: Tensor, rest: Tokens, generators: Seque
         at = order[:, done : done + count]
         if done or model.config.num_register_tokens:
             own, hidden = {target: ids}, {target: ~known}
-            given = predict(model, repeated | own, hidden, [target])[target]
-            alone = predict(model, own, hidden, [target])[target]
-            gain = _of(given, ids) - _of(alone, ids)
-            out.scatter_(1, at, gain.gather(1, at))
+            given = predict(model, repeated | own, hidden, [target], at)[target]
+            alone = predict(model, own, hidden, [target], at)[target]
+            out.scatter_(1, at, _of(given, ids.gather(1, at)) - _of(alone, ids.gather(1, at)))
         known = known.scatter(1, at, True)
         done += count
     return out

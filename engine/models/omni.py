@@ -226,8 +226,11 @@ class Omni(nn.Module):
     # -------------------------------------------------------------------------------------------------------- decode
 
     def decode(self, encoded: Encoded, targets: Sequence[str], self_attention: SelfAttentionKind = "full",
-               sequences: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+               sequences: Mapping[str, Tensor] | None = None, places: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Logits of the targets, modality -> (B, n, vocabulary), in the model's dtype.
+
+        places: modality -> integer (B, t), the only tokens of it that are asked for; the logits are theirs, (B, t, vocabulary).
+        As in training, what is not asked for takes no part.
 
         self_attention says how target tokens see each other. "full", the right one: all of a modality (of all modalities, if
         not decoder_sep_mask), only earlier ones if decoder_causal_mask. "mean" is what the published package's forward does
@@ -242,11 +245,12 @@ class Omni(nn.Module):
         for key, value in ids.items():
             if value.shape[0] != batch:
                 raise ValueError(f"sequences[{key!r}] has {value.shape[0]} rows, but {batch} were encoded; give as many")
-        slices, stop = {}, 0
+        slices, stop, places = {}, 0, places or {}
         for key in targets:
-            slices[key] = slice(stop, stop := stop + (ids[key].shape[1] - 1 if key in ids else self.outputs[key].tokens))
+            n = ids[key].shape[1] - 1 if key in ids else places[key].shape[1] if key in places else self.outputs[key].tokens
+            slices[key] = slice(stop, stop := stop + n)
         among = self._among(slices, self_attention)
-        pieces = [self._answers(encoded.rows(rows), _rows(ids, rows), slices, among)
+        pieces = [self._answers(encoded.rows(rows), _rows(ids, rows), _rows(dict(places), rows), slices, among)
                   for rows in self._pieces(batch, max(stop, inputs // 4))]  # few steps are taken with the context itself
         return pieces[0] if len(pieces) == 1 else {key: torch.cat([p[key] for p in pieces]) for key in targets}
 
@@ -263,15 +267,16 @@ class Omni(nn.Module):
         return replace(encoded, memory=tuple(
             cast(DecoderBlock, block).memory(encoded.context) for block in self.decoder))
 
-    def _answers(self, encoded: Encoded, ids: dict[str, Tensor], slices: dict[str, slice], among: Attend) -> dict[str, Tensor]:
-        """Logits of the target tokens in `slices`; ids: of the sequences among them."""
+    def _answers(self, encoded: Encoded, ids: dict[str, Tensor], places: dict[str, Tensor], slices: dict[str, slice],
+                 among: Attend) -> dict[str, Tensor]:
+        """Logits of the target tokens in `slices`; ids: of the sequences among them; places: of what is asked for in part."""
         context = encoded.context
         seen = None if encoded.complete else encoded.visible[:, None, None, :]
         if seen is not None and encoded.memory is None:
             packing = _Packing.of(encoded.visible)
             context, seen = packing.pack(context), packing.seen
         onto = where(seen)
-        y = _join([self._queries(key, ids.get(key)) for key in slices])
+        y = _join([self._queries(key, ids.get(key), places.get(key)) for key in slices])
         if self.training:  # dropped paths differ from row to row
             y = y.expand(context.shape[0], -1, -1)
         for i, block in enumerate(self.decoder):
@@ -279,11 +284,14 @@ class Omni(nn.Module):
         y = self.decoder_norm(y)
         return {key: self.to_logits(key, y[:, own]) for key, own in slices.items()}
 
-    def _queries(self, key: str, ids: Tensor | None) -> Tensor:
-        """What the decoder starts from: the mask token for a grid, (1, n, D); for a sequence the ids so far, (B, n - 1, D)."""
+    def _queries(self, key: str, ids: Tensor | None, places: Tensor | None) -> Tensor:
+        """What the decoder starts from: the mask token for a grid, (1, n, D), or (B, t, D) at some places; for a sequence the
+        ids so far, (B, n - 1, D)."""
         what = self.mask_token if ids is None else self.table(key, "decoder")(ids[:, :-1])
         n = self.outputs[key].tokens if ids is None else what.shape[1]
-        return what + (self.get_buffer(_table_name(self.outputs[key]))[None, :n] + _of(self.decoder_embeddings, key).mod_emb)
+        table = self.get_buffer(_table_name(self.outputs[key]))
+        position = table[None, :n] if places is None else F.embedding(places, table)
+        return what + (position + _of(self.decoder_embeddings, key).mod_emb)
 
     def _among(self, slices: dict[str, slice], kind: SelfAttentionKind) -> Attend:
         """How target tokens see each other."""

@@ -10,16 +10,17 @@ from typing import Any
 from engine.modalities import MODALITIES, Modality
 from engine.models.attention import ACTIVATIONS, BlockSizes
 
-OURS = ("sizes", "share_tables")  # keys that the published files do not have
+OURS = ("sizes", "share_tables", "soften")  # keys that the published files do not have
 
 
 @dataclass(frozen=True)
 class OmniConfig:
     """A transformer, in the keys of the published config.json (the first four have no default there either).
 
-    Two are ours and absent from the published files. `sizes`: key -> (tokens, vocabulary) of a modality where they differ
+    Three are ours and absent from the published files. `sizes`: key -> (tokens, vocabulary) of a modality where they differ
     from `engine.modalities`. `share_tables`: modalities of one codec have one table of token vectors, read by encoder and
-    decoder, and logits are products with it (Press & Wolf 2017; 4M, Mizrahi et al. 2023).
+    decoder, and logits are products with it (Press & Wolf 2017; 4M, Mizrahi et al. 2023). `soften`: over how many bins the
+    redshifts asked for in training were spread; `engine.models.spreading` takes that off what the model says.
 
     Raises ValueError naming the key, its value and what is allowed.
     """
@@ -48,6 +49,7 @@ class OmniConfig:
     use_act_checkpoint: bool = False  # training computes the blocks again rather than keep their activations
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     share_tables: bool = False
+    soften: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("domains_in", "domains_out"):
@@ -64,6 +66,7 @@ class OmniConfig:
         _require(_is_number(self.mlp_ratio) and self.hidden >= 1, "mlp_ratio", self.mlp_ratio, "a number above 0")
         _require(self.dim % 4 == 0 and self.dim % self.num_heads == 0, "dim", self.dim,
                  f"a multiple of 4 (sin-cos positions) and of num_heads = {self.num_heads}")
+        _require(_is_number(self.soften) and self.soften >= 0, "soften", self.soften, "a number of bins, 0 or more")
         _require(self.act_layer in ACTIVATIONS, "act_layer", self.act_layer, f"one of {', '.join(ACTIVATIONS)}")
         object.__setattr__(self, "sizes", {key: _size(key, value, self.domains) for key, value in dict(self.sizes).items()})
         if self.share_tables:

@@ -82,7 +82,8 @@ class OmniRecipe:
                           decoder_depth=self.decoder, num_heads=self.heads, mlp_ratio=self.mlp_ratio, qkv_bias=False,
                           proj_bias=False, mlp_bias=False,
                           gated_mlp=True, qk_norm=True, use_act_checkpoint=self.recompute,
-                          sizes={key: size for key, size in sizes.items() if key in keys}, share_tables=self.share_tables)
+                          sizes={key: size for key, size in sizes.items() if key in keys}, share_tables=self.share_tables,
+                          soften=self.soften)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from engine.models.attention import where
 from engine.models.omni import Embedding, Omni
+from engine.models.spreading import spread
 from engine.models.tokens import position_table
 from engine.train.masking import Chosen, Layout
 
@@ -86,13 +87,6 @@ def weights(counts: Tensor, loss: str, layout: Layout) -> Tensor:
     return there / (counts.clamp_min(1) * members[group].clamp_min(1) * (members > 0).sum().clamp_min(1))
 
 
-def softened(vocabulary: int, width: float) -> Tensor:
-    """(V, V): for each id a Gaussian about it, in bins, which sums to 1."""
-    bins = torch.arange(vocabulary)
-    spread = torch.exp(-0.5 * ((bins[:, None] - bins) / width) ** 2)
-    return spread / spread.sum(1, keepdim=True)
-
-
 class MaskedOmni(nn.Module):
     """A transformer with the loss of its masked training: `forward` gives the sum of cross-entropies of each modality."""
 
@@ -110,8 +104,8 @@ class MaskedOmni(nn.Module):
         self.register_buffer("modality", self.layout.modality.to(device), persistent=False)
         self.grids = [key for key in self.layout.keys if soften and model.config.modality(key).codec == "grid"]
         for key in self.grids:
-            spread = softened(model.config.modality(key).vocabulary, soften).to(device)
-            self.register_buffer(f"softened_{key}", spread, persistent=False)
+            shares = spread(model.config.modality(key).vocabulary, soften).to(device)
+            self.register_buffer(f"softened_{key}", shares, persistent=False)
 
     def forward(self, batch: Compact) -> Tensor:
         """(M,) float32: the summed cross-entropy of the targets of each modality."""

@@ -19,6 +19,7 @@ from engine import align, checkpoints, demo_sky, jobs
 from engine.checkpoints import OmniBundle, save_aion
 from engine.checkpoints.align import load_alignment
 from engine.cli import app
+from engine.model_files import ASTROCLIP
 from engine.models.align import AlignConfig, AlignHead
 from engine.models.omni import Omni, OmniConfig
 from engine.objects import SkyObject
@@ -182,5 +183,5 @@ def test_what_cannot_be_is_one_sentence(sky: Path, folder: Path, monkeypatch: py
     done = run.invoke(app, ["align", str(sky), "--model", str(folder)])
     assert done.exit_code == 1 and "has 59 objects with both an image and a spectrum that the model reads; a head needs at " \
         "least 500" in done.output
-    done = run.invoke(app, ["align", str(sky), "--model", str(checkpoints.bundles.SHIPPED)])
+    done = run.invoke(app, ["align", str(sky), "--model", str(ASTROCLIP)])
     assert done.exit_code == 1 and "needs no alignment" in done.output

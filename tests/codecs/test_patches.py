@@ -15,6 +15,7 @@ import engine
 from engine import checkpoints, demo_sky, jobs, patches
 from engine.checkpoints import OmniBundle, save_aion
 from engine.cli import app
+from engine.model_files import ASTROCLIP
 from engine.models.omni import Omni, OmniConfig
 from engine.objects import SkyObject
 from engine.patches import OnDemand, Reduction, Stored
@@ -67,7 +68,7 @@ def test_patches_on_demand_are_the_encoders_tokens(sky: Path, folder: Path, bund
     with pytest.raises(KeyError, match="'tok_z': aion-small has no such input"):
         opened.patches(0, "tok_z", folder)
     with pytest.raises(ValueError, match="astroclip-demo makes no patch vectors"):
-        opened.patches(0, "tok_image", checkpoints.bundles.SHIPPED)
+        opened.patches(0, "tok_image", ASTROCLIP)
     with pytest.raises(FileNotFoundError, match="has no stored patches of 'tok_image'; run: omnisky embed"):
         opened.patches(0)
 

@@ -17,6 +17,7 @@ from engine import checkpoints, demo_sky, jobs, tokenized
 from engine.checkpoints import OmniBundle, save_aion
 from engine.cli import app
 from engine.codecs import CodecWarning
+from engine.model_files import ASTROCLIP
 from engine.models.omni import Omni, OmniConfig
 from engine.objects import Scalar, SkyObject
 from engine.store import Store
@@ -177,7 +178,7 @@ def test_what_cannot_be_is_one_sentence(sky: Path, folder: Path) -> None:
         assert done.exit_code == 1 and says in done.output, done.output
     done = run.invoke(app, ["embed", str(sky), "--inputs", "tok_image"])
     assert done.exit_code == 1 and "astroclip-demo always reads the same" in done.output
-    done = run.invoke(app, ["tokenize", str(sky), "--model", str(checkpoints.bundles.SHIPPED)])
+    done = run.invoke(app, ["tokenize", str(sky), "--model", str(ASTROCLIP)])
     assert done.exit_code == 1 and "has no codecs" in done.output
 
 

@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 
 from engine import checkpoints, generation
 from engine.generation import Distribution
-from engine.model_files import SHIPPED
+from engine.model_files import ASTROCLIP
 from engine.objects import SkyObject, Spectrum
 from explorer import generated, pictures, runs
 from explorer.desk import Desk
@@ -70,7 +70,7 @@ def test_what_is_offered_depends_on_model_and_object(model: Path, galaxy: SkyObj
     assert sources_of(model)["legacy"].inputs == ("tok_image", "tok_flux_g")
     one = SkyObject("one", images=galaxy.images[:1])
     assert has(one, "legacy") and [s["key"] for s in offer(model, one)["sources"]] == ["legacy"]
-    for folder, thing, why in ((SHIPPED, galaxy, "astroclip-demo, the model of this sky, compares"),
+    for folder, thing, why in ((ASTROCLIP, galaxy, "astroclip-demo, the model of this sky, compares"),
                                (model, SkyObject("bare"), "no image or spectrum"), (None, galaxy, "--model FOLDER")):
         assert offer(folder, thing)["sources"] == [] and why in offer(folder, thing)["why"]
     (tmp_path / "config.json").write_text("{")
@@ -85,7 +85,7 @@ def test_the_desk_refuses_what_is_not_offered(model: Path, sky: Path) -> None:
     with pytest.raises(LookupError, match="it has nothing"):
         desk.generate(generating_model.COUNT - 1, "legacy", 0, "ada")
     with pytest.raises(LookupError, match="cannot generate"):
-        _ = Desk(sky, SHIPPED).runs
+        _ = Desk(sky, ASTROCLIP).runs
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown

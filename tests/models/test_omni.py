@@ -193,6 +193,22 @@ def test_rows_may_have_different_modalities(model: Omni) -> None:
     assert not encoded.complete
 
 
+def test_some_places_are_asked_for_by_themselves(model: Omni) -> None:
+    """All of them are the whole target; of a few, each row's own, the others take no part: one alone sees itself only."""
+    encoded = model.encode(some_tokens("tok_z", "tok_xp_bp"))
+    whole = model.decode(encoded, ["tok_image"])["tok_image"]
+    order = torch.stack([torch.randperm(16, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+    close(model.decode(encoded, ["tok_image"], places={"tok_image": order})["tok_image"],
+          whole.gather(1, order[..., None].expand_as(whole)))
+    few = order[:, :2]
+    asked = model.decode(encoded, ["tok_image", "tok_flux_g"], places={"tok_image": few})
+    assert asked["tok_image"].shape == (3, 2, whole.shape[2]) and asked["tok_flux_g"].shape[1] == 1
+    for row in range(3):
+        alone = model.decode(encoded.rows(slice(row, row + 1)), ["tok_image"], places={"tok_image": few[row : row + 1]})
+        close(asked["tok_image"][row : row + 1], alone["tok_image"])
+    assert not torch.allclose(asked["tok_image"], whole.gather(1, few[..., None].expand(-1, -1, whole.shape[2])), atol=1e-4)
+
+
 def test_what_is_hidden_changes_nothing(model: Omni) -> None:
     tokens = some_tokens("tok_image", "catalog")
     hidden = {key: torch.rand(value.shape, generator=torch.Generator().manual_seed(2)) < 0.5 for key, value in tokens.items()}

@@ -342,7 +342,7 @@ def test_runs_that_do_not_fit_are_refused(finished: Path, place: Path, tmp_path:
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"loss": "mod"}, "'mod'; it must be one of modality, token"), ({"pieces": 5}, "cannot be cut into 5 equal pieces"),
+    ({"loss": "mod"}, "'mod'; it must be one of modality, group, token"), ({"pieces": 5}, "cannot be cut into 5 equal pieces"),
     ({"split": "sky"}, "one of rows, positions"), ({"warmup": 0.6, "flat": 0.5}, "together at most 1"),
     ({"stored": "int8"}, "float32, bfloat16")])
 def test_impossible_recipes_are_named(changes: dict[str, Any], message: str) -> None:
