@@ -104,9 +104,8 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
     from engine import checkpoints
 
     store = Store(sky)
-    bundle = checkpoints.load(model_of(store.path) if model is None else model)
+    bundle = _loaded(store, model)
     if isinstance(bundle, checkpoints.OmniBundle):
-        bundle = bundle.aligned(store.path / "align", bundle.folder / "align")
         asked = _manifests(store, bundle, known_only=model is None) if inputs is None else {
             space: bundle.manifest(space, inputs, pool)}
         steps = _embed_tokens(store, bundle, asked, quick)
@@ -122,6 +121,16 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
         steps = _embed_pixels(store, bundle)
     with _only_embedder(store):
         yield from steps
+
+
+def _loaded(store: Store, model: str | Path | None) -> Bundle | OmniBundle:
+    """The model, by default the one that made the sky's vectors, with the head that was fitted on the sky or came with it."""
+    from engine import checkpoints
+
+    bundle = checkpoints.load(model_of(store.path) if model is None else model)
+    if isinstance(bundle, checkpoints.OmniBundle):
+        return bundle.aligned(store.path / "align", bundle.folder / "align")
+    return bundle
 
 
 def _manifests(store: Store, bundle: OmniBundle, known_only: bool) -> dict[str, dict[str, Any]]:
@@ -377,7 +386,7 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
 
     model: as in `embed`. Raises ValueError if the sky is there but holds something else than this simulation.
     """
-    from engine import checkpoints, demo_sky
+    from engine import demo_sky
 
     seed = demo_sky.SEED if seed is None else seed
     store = Store.create(sky)
@@ -386,7 +395,7 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
         raise ValueError(f"{store.path} holds other objects than the simulated sky with seed {seed}; choose another folder")
     if len(store) < objects or not (store.path / "maps").is_dir():
         threading.Thread(target=_warm_up, daemon=True).start()
-    bundle = checkpoints.load(model_of(store.path) if model is None else model)
+    bundle = _loaded(store, model)
     there = 0.9 * min(len(store) / objects, 1.0)
     with _only_embedder(store), ThreadPoolExecutor(1) as beside:
         yield from _scaled(_embed_pixels(store, bundle), 0.0, 0.8 * there)  # what a stopped run stored and did not embed

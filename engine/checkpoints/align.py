@@ -77,13 +77,13 @@ def whitened(steps: NDArray[np.int8]) -> Tensor:
 
 
 def save_alignment(folder: Path, made: Alignment) -> None:
-    """Write it; config.json comes last and is what makes it count."""
+    """Write it, matrices in float16; config.json comes last and is what makes it count."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)  # first, so that an old one never vouches for new tensors
-    tensors = {name: value.detach() for name, value in made.head.state_dict().items()}
+    tensors = dict(made.head.state_dict())
     for key, reduction in made.reductions.items():
         tensors |= {f"reduction.{key}.{name}": torch.from_numpy(getattr(reduction, name)) for name in REDUCTION}
-    write_tensors(folder / "model.safetensors", tensors)
+    write_tensors(folder / "model.safetensors", {n: value.half() if value.ndim > 1 else value for n, value in tensors.items()})
     config = {"kind": KIND, "format": FORMAT, "head": asdict(made.head.config), "about": dict(made.about)}
     (folder / "config.json.part").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "config.json.part").replace(folder / "config.json")
@@ -114,5 +114,5 @@ def load_alignment(folder: Path) -> Alignment:
     head.load_state_dict({n: v for n, v in tensors.items() if n not in parts})
     from engine.patches import Reduction
 
-    reductions = {key: Reduction(*(parts[f"reduction.{key}.{name}"].numpy() for name in REDUCTION)) for key in keys}
+    reductions = {key: Reduction(*(parts[f"reduction.{key}.{name}"].float().numpy() for name in REDUCTION)) for key in keys}
     return Alignment(head.eval().requires_grad_(False), reductions, config.get("about", {}), checksum(path))

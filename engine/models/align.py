@@ -28,8 +28,8 @@ class AlignConfig:
 
     inputs: Mapping[str, Mapping[str, int]]
     reduced: int = 64
-    width: int = 192
-    heads: int = 6
+    width: int = 128
+    heads: int = 4
     expand: int = 2
     space: int = 128
     scale: float = 15.5
