@@ -33,7 +33,7 @@ HELD_OUT = 0.2
 BATCH = 256
 ENCODED = 16  # objects at a time
 SHOWN = 96  # tokens of a modality that are shown at a step: a choice of its own each time, against learning by heart
-RATE, DECAY, WARM = 1e-3, 0.05, 40
+RATE, DECAY, WARM, MOST_STEPS = 1e-3, 0.05, 40, 2000
 FIRST = 10  # recall is counted among so many
 
 
@@ -169,7 +169,7 @@ def fit(spaces: Mapping[str, Mapping[str, Records]], rows: NDArray[np.int64], te
     optimiser = torch.optim.AdamW(head.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
     train = rows[~test]
     batch = min(BATCH, len(train))
-    steps = int(np.clip(40 * len(train) / batch, 200, 800))
+    steps = int(np.clip(40 * len(train) / batch, 200, MOST_STEPS))
     a, b = spaces
     random = np.random.default_rng([seed, 2])
     order = train[:0]

@@ -176,7 +176,7 @@ def test_what_cannot_be_is_one_sentence(sky: Path, folder: Path) -> None:
                             (["--inputs", "tok_image", "--space", "../up"], "cannot be called '../up'")):
         done = run.invoke(app, ["embed", str(sky), "--model", str(folder), *arguments])
         assert done.exit_code == 1 and says in done.output, done.output
-    done = run.invoke(app, ["embed", str(sky), "--inputs", "tok_image"])
+    done = run.invoke(app, ["embed", str(sky), "--model", str(ASTROCLIP), "--inputs", "tok_image"])
     assert done.exit_code == 1 and "astroclip-demo always reads the same" in done.output
     done = run.invoke(app, ["tokenize", str(sky), "--model", str(ASTROCLIP)])
     assert done.exit_code == 1 and "has no codecs" in done.output
