@@ -13,6 +13,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 
+class NoRoom(ValueError):
+    """The disk is full: nothing further will fit either."""
+
+
 def replace_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader, and a machine that loses power, sees the old or the new one, never a part."""
     temporary = path.with_name(path.name + ".tmp")

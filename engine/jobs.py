@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.embeddings import MANIFEST, Embeddings
-from engine.files import only_writer, read_json
+from engine.files import NoRoom, only_writer, read_json
 from engine.model_files import model_of
 from engine.steps import Step
-from engine.store import NoRoom, Store
+from engine.store import Store
 
 if TYPE_CHECKING:
     from engine.checkpoints import Bundle, OmniBundle

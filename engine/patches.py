@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.files import NoRoom
 from engine.records import MANIFEST, Records
 from engine.steps import Step
-from engine.store import NoRoom, Store
+from engine.store import Store
 
 if TYPE_CHECKING:
     from engine.checkpoints import OmniBundle

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from engine import checkpoints
+from engine.checkpoints import resume, save_training
+from engine.files import NoRoom
 from engine.models import AstroClip, AstroClipConfig
 from engine.objects import SkyObject
 from engine.train.optim import adamw
@@ -141,3 +144,18 @@ def test_written_tensors_have_the_mode_of_the_users_other_files(tmp_path: Path) 
     write_tensors(tmp_path / "model.safetensors", {"a": torch.ones(2)})
     (tmp_path / "plain").write_bytes(b"")
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint before stays whole, and the run goes on from it. (The error itself was seen on a small disk.)"""
+    model = torch.nn.Linear(2, 2)
+    optimiser = torch.optim.AdamW(model.parameters())
+    save_training(tmp_path / "checkpoint", model, optimiser, {"step": 1, "seconds": 2.0})
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("engine.checkpoints.tensors.save_file", full)
+    with pytest.raises(NoRoom, match=r"no room for .*model\.safetensors; what was written before it is kept"):
+        save_training(tmp_path / "checkpoint", model, optimiser, {"step": 2, "seconds": 3.0})
+    assert resume(tmp_path / "checkpoint", model, optimiser) == (1, 2.0)

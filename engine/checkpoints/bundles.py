@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
 from engine.checkpoints.omni import OmniBundle
-from engine.checkpoints.tensors import read_tensors
+from engine.checkpoints.tensors import read_tensors, save_tensors
 from engine.model_files import SHIPPED, checksum, read_json, refuse_pickles
 from engine.models import AstroClip, AstroClipConfig
 from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
@@ -40,7 +39,7 @@ def save(folder: str | Path, model: AstroClip, trained: dict[str, Any], dtype: t
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().to(dtype).contiguous() for name, p in model.state_dict().items()}
     part = folder / "model.safetensors.part"
-    save_file(tensors, part)
+    save_tensors(part, tensors)
     part.replace(folder / "model.safetensors")
     config = {"kind": KIND, "format": FORMAT, "model": asdict(model.config), "trained": trained}
     (folder / "config.json.part").write_text(json.dumps(config, indent=1) + "\n")

@@ -10,15 +10,15 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor
 
-from engine.checkpoints.tensors import map_tensors, misfits
+from engine.checkpoints.tensors import map_tensors, misfits, save_tensors
 
 
 def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any],
                   averages: Mapping[str, Tensor] | None = None) -> None:
-    """Write a training checkpoint beside the last one, then put it in its place: a kill leaves one or the other.
+    """Write a training checkpoint beside the last one, then put it in its place: a kill leaves one or the other, and so does a
+    full disk, of which NoRoom tells.
 
     averages: averaged weights, a third file. Where processes share a model, all of them call this and the first one writes.
     """
@@ -31,10 +31,10 @@ def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.O
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file(weights, part / "model.safetensors")
-    save_file(moments | {"random_state": torch.get_rng_state()}, part / "optimiser.safetensors")
+    save_tensors(part / "model.safetensors", weights)
+    save_tensors(part / "optimiser.safetensors", moments | {"random_state": torch.get_rng_state()})
     if kept is not None:
-        save_file(kept, part / "averages.safetensors")
+        save_tensors(part / "averages.safetensors", kept)
     (part / "state.json").write_text(json.dumps(state, indent=1) + "\n")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -47,8 +47,8 @@ def restart(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any
     """Write a checkpoint of weights alone: averages are the same, the optimiser has seen nothing yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("model", "averages"):
-        save_file(dict(weights), folder / f"{name}.safetensors")
-    save_file({"random_state": torch.get_rng_state()}, folder / "optimiser.safetensors")
+        save_tensors(folder / f"{name}.safetensors", weights)
+    save_tensors(folder / "optimiser.safetensors", {"random_state": torch.get_rng_state()})
     (folder / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n")
 
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from engine.files import commit, only_writer, read_json, sync_folder, sync_tree, write_json
+from engine.files import NoRoom, commit, only_writer, read_json, sync_folder, sync_tree, write_json
 from engine.objects import Image, SkyObject
 from engine.store import hats, pixels, rows
 from engine.store.parts import PACK, Parts
@@ -42,10 +42,6 @@ class Appended:
     rows: range
     duplicates: tuple[str, ...] = ()
     renamed: dict[str, str] = field(default_factory=dict)
-
-
-class NoRoom(ValueError):
-    """The disk is full: no further batch will fit either."""
 
 
 class Store:

@@ -47,8 +47,9 @@ class Compact:
     ragged: bool  # some row reads fewer than K
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Compact:
-        return replace(self, **{f.name: change(getattr(self, f.name)) for f in fields(self)
-                                if isinstance(getattr(self, f.name), Tensor)})
+        changed: dict[str, Any] = {f.name: change(value) for f in fields(self)
+                                   if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **changed)
 
     def to(self, device: torch.device) -> Compact:
         return self.map(lambda x: x.to(device, non_blocking=True))

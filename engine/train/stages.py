@@ -1,6 +1,6 @@
 """The whole chain from the simulated sky to the trained transformer on one GPU, in stages of minutes.
 
-    python -m engine.train.stages WORK KEPT --minutes 8.5     again and again, until it says that all is done
+    while python -m engine.train.stages WORK KEPT --minutes 8.5; [ $? = 3 ]; do :; done
 
 Torch, NumPy and safetensors are enough. WORK has everything; KEPT, at most 50 MB in files of at most 16 MB, is enough to go on
 on another machine with an empty WORK: codecs, or their checkpoints, and the transformer's averaged weights in bfloat16
@@ -34,6 +34,7 @@ from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
 from engine.train.omni_recipes import OmniRecipe, chosen
 
 PIECE = 15 << 20  # bytes of a kept file
+UNFINISHED = 3  # exit status: run it again
 TRAINED: tuple[Kind, ...] = ("image", "spectrum")  # codecs that take long, side by side
 TABLES: tuple[Kind, ...] = ("segmap", "scalars")
 
@@ -198,7 +199,8 @@ def unpack(kept: Path, work: Path) -> None:
         checkpoints.restart(work / "omni" / "checkpoint", weights, read_json(light / "state.json"))
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; the exit status: 0 if all is done, `UNFINISHED` if time was over before."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("work", type=Path, help="folder for everything")
     parser.add_argument("kept", type=Path, help="folder for what is enough to go on")
@@ -217,6 +219,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(step.note, flush=True)
     keep(options.work, options.kept)
     print("all is done" if fraction == 1 else "time is over; run it again to go on")
+    return 0 if fraction == 1 else UNFINISHED
 
 
 if __name__ == "__main__":

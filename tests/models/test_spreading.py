@@ -20,7 +20,8 @@ def test_a_label_is_spread_evenly_and_keeps_its_sum() -> None:
 def test_what_a_calibrated_model_says_is_brought_back() -> None:
     """A narrow and a broad posterior, two peaks, and one at the end of the grid: nearer to the truth than what was said."""
     bins = torch.arange(V, dtype=torch.float32)
-    peak = torch.stack([torch.exp(-0.5 * ((bins - at) / width) ** 2) for at, width in ((80.3, 0.7), (60, 9), (120, 1), (199, 1))])
+    shapes = ((80.3, 0.7), (60, 9), (120, 1), (199, 1))
+    peak = torch.stack([torch.exp(-0.5 * ((bins - at) / width) ** 2) for at, width in shapes])
     true = torch.cat([peak, peak[:1] + 0.5 * peak[2:3]])
     true = true / true.sum(1, keepdim=True)
     said = true @ spread(V, 1.0)

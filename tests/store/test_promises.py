@@ -21,7 +21,8 @@ from astropy.io import fits
 from samples_of_objects import make_object
 
 from engine import jobs
-from engine.store import NoRoom, Store
+from engine.files import NoRoom
+from engine.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills and limits its own child processes as Linux does")
 
