@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from engine.search import best_k, regress
 
 Array = NDArray[Any]
+COLOURS = 7  # what `colours` gives
 PENALTIES = np.logspace(-2, 6, 17)
 QUERIES, STEPS, SIZE, RATE, DECAY = 4, 400, 128, 2e-3, 0.05  # of the attentive probe
 
@@ -41,11 +42,24 @@ def ridge(known: Array, values: Array, asked: Array) -> Array:
 
 def boosted(known: Array, values: Array, asked: Array) -> Array:
     """Values (m,) by gradient-boosted trees."""
+    return np.asarray(_trees().fit(known, values).predict(asked))
+
+
+def _trees() -> Any:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    trees = HistGradientBoostingRegressor(learning_rate=0.05, max_iter=400, min_samples_leaf=10, l2_regularization=1.0,
-                                          early_stopping=True, validation_fraction=0.15, random_state=0)
-    return np.asarray(trees.fit(known, values).predict(asked))
+    return HistGradientBoostingRegressor(learning_rate=0.05, max_iter=400, min_samples_leaf=10, l2_regularization=1.0,
+                                         early_stopping=True, validation_fraction=0.15, random_state=0)
+
+
+def boosted_and_ridge(known: Array, values: Array, asked: Array) -> Array:
+    """Values (m,) of rows of magnitudes and colours, `COLOURS` of them, and vectors behind them: `boosted` by the former, and
+    what that leaves of objects which the trees had not seen by `ridge` of the latter."""
+    from sklearn.model_selection import cross_val_predict
+
+    plain, more = known[:, :COLOURS], known[:, COLOURS:]
+    left = values - cross_val_predict(_trees(), plain, values, cv=5)
+    return boosted(plain, values, asked[:, :COLOURS]) + ridge(more, left, asked[:, COLOURS:])
 
 
 def colours(magnitudes: Array) -> Array:

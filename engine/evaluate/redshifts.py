@@ -25,6 +25,8 @@ LEAST = 20  # test objects of a row
 LIGHT = 299792.458  # km/s
 PROBES: dict[str, Callable[[Array, Array, Array], Array]] = {"kNN": probes.nearest, "ridge": probes.ridge}
 OWN = "own redshift token"
+TREES = "baseline: catalogue magnitudes · boosted trees"
+ADDED = "catalogue magnitudes + Legacy image · boosted trees, then ridge"
 IMAGE, PLAIN, BOTH, SPECTRUM = "Legacy image", "magnitudes", "Legacy image + magnitudes", "DESI spectrum"
 
 
@@ -88,6 +90,9 @@ def _probed(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_], 
     everyone = np.ones(len(sky), bool)
     for kind, probe in (("kNN", probes.nearest), ("boosted trees", probes.boosted)):
         answer(f"baseline: catalogue magnitudes · {kind}", everyone, probes.colours(sky.magnitudes), probe)
+    if IMAGE in views:
+        view = views[IMAGE]
+        answer(ADDED, view.there, np.concatenate([probes.colours(sky.magnitudes), view.balanced], 1), probes.boosted_and_ridge)
     return Answers(back(values[asked]), found, asked)
 
 
@@ -135,14 +140,12 @@ def velocity_rows(answers: Answers, fitted: Mapping[str, Array]) -> Rows:
 def gains(answers: Answers) -> Rows:
     """Differences of R2, both on the same objects in every draw: what an image adds to magnitudes, and how an image alone
     does beside boosted trees."""
-    rows: Rows = {}
-    trees = "baseline: catalogue magnitudes · boosted trees"
+    pairs = [(ADDED, TREES)]
     for kind in (*PROBES, OWN):
         both, image = f"{BOTH} · {kind}", f"{IMAGE} · {kind}"
-        for more, less in ((both, f"{PLAIN} · {kind}"), (both, trees), (image, trees)):
-            if more in answers.found and less in answers.found:
-                rows[f"{more} less {less}"] = {"difference of R2": r2_difference(*answers.both(more, less))}
-    return rows
+        pairs += [(both, f"{PLAIN} · {kind}"), (both, TREES), (image, TREES)]
+    return {f"{more} less {less}": {"difference of R2": r2_difference(*answers.both(more, less))}
+            for more, less in pairs if more in answers.found and less in answers.found}
 
 
 def together(answers: Answers) -> Rows:

@@ -34,6 +34,7 @@ Rows = dict[str, dict[str, Figure]]
 Rendered = Mapping[str, Tensor]
 CONTINUUM = 151  # pixels, 120 Angstrom: what is broader is continuum, what is sharper is detail
 MODEL, CEILING = "model, typical", "ceiling: DESI's own tokens, decoded"
+WITH_IMAGE = "model, typical, with the Legacy image"
 
 
 def able(bundle: OmniBundle) -> bool:
@@ -92,11 +93,16 @@ def compared(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject], ways
         return {}
     part = {name: value[rows] for name, value in rendered.items()}
     own = [some[row] for row in rows]
-    made = {MODEL: torch.stack([torch.from_numpy(np.array(one.flux)).float() for one in expected(bundle, own, [SDSS], DESI)]),
-            "baseline: spline": ways.spline(part), "baseline: Wiener interpolation": ways.wiener(part)}
+    made = {MODEL: typical(bundle, own, [SDSS])}
+    if LEGACY in bundle.codecs:
+        made[WITH_IMAGE] = typical(bundle, own, [SDSS, LEGACY])
+    made |= {"baseline: spline": ways.spline(part), "baseline: Wiener interpolation": ways.wiener(part)}
     codec: Any = bundle.codecs[DESI]
-    wavelength = GRIDS["desi"]()
-    made[CEILING], _ = codec.detokenize(codec.encode(own, survey="desi"), wavelength.float())
+    of_sdss: Any = bundle.codecs[SDSS]
+    wavelength = GRIDS["desi"]().float()
+    drawn, _ = of_sdss.detokenize(of_sdss.encode(own, survey="sdss"), wavelength)
+    made["baseline: SDSS's own tokens, decoded"] = drawn * ways.share
+    made[CEILING], _ = codec.detokenize(codec.encode(own, survey="desi"), wavelength)
     return {name: measured(flux, part) for name, flux in made.items()}
 
 
@@ -105,9 +111,12 @@ def from_images(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject]) -
     ways = {"Legacy image": LEGACY, "HSC image (never seen with a DESI spectrum)": HSC}
     if DESI not in bundle.codecs or DESI not in bundle.model.outputs:
         return {}
-    return {name: measured(torch.stack([torch.from_numpy(np.array(one.flux)).float()
-                                        for one in expected(bundle, some, [key], DESI)]), rendered)
-            for name, key in ways.items() if key in bundle.codecs}
+    return {name: measured(typical(bundle, some, [key]), rendered) for name, key in ways.items() if key in bundle.codecs}
+
+
+def typical(bundle: OmniBundle, some: list[SkyObject], keys: list[str]) -> Tensor:
+    """(B, n): the typical DESI spectrum of each object."""
+    return torch.stack([torch.from_numpy(np.array(one.flux)).float() for one in expected(bundle, some, keys, DESI)])
 
 
 def measured(flux: Tensor, rendered: Rendered) -> dict[str, Array]:

@@ -110,6 +110,10 @@ def test_probes_tell_what_can_be_told() -> None:
     assert nmad(probes.ridge(x[:400], y[:400], x[400:]) - y[400:]) < 1e-2
     assert np.corrcoef(probes.nearest(x[:400, :2], y[:400], x[400:, :2]), y[400:])[0, 1] > 0.98
     assert np.corrcoef(probes.boosted(x[:400], y[:400], x[400:]), y[400:])[0, 1] > 0.9
+    both = np.concatenate([x[:, :1], random.normal(size=(600, probes.COLOURS - 1)), x[:, 1:3]], 1)  # trees see one of the two
+    trees, stacked = (probe(both[:400, :n], y[:400], both[400:, :n]) for probe, n in (
+        (probes.boosted, probes.COLOURS), (probes.boosted_and_ridge, 9)))
+    assert nmad(stacked - y[400:]) < 0.8 * nmad(trees - y[400:])
     noise = random.normal(size=(600, 20))
     assert np.abs(probes.ridge(noise[:400], y[:400], noise[400:]) - y[:400].mean()).max() < 1.5, "of noise, the mean"
     tokens = random.integers(-60, 60, (600, 6, 8)).astype(np.int8)
