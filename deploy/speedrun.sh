@@ -2,7 +2,8 @@
 # From an empty folder to the open app: codecs, tokens of the simulated sky, the transformer, its figures, the page.
 # Run it again and it goes on where it stopped; every stage keeps checkpoints.
 #
-#   deploy/speedrun.sh [FOLDER]            hours on two cores, as the shipped model was made
+#   deploy/speedrun.sh [FOLDER]            a day and a half on two cores; STEPS=... for less
+#   GPU=1 deploy/speedrun.sh [FOLDER]      half an hour on one GPU, as the shipped model was made
 #   RECIPE=tiny OBJECTS=200 deploy/speedrun.sh try    minutes: to see every stage run
 set -euo pipefail
 
@@ -16,13 +17,20 @@ export MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 MALLO
 
 codec() { "$OMNISKY" train codec "$1" --recipe "$CODECS" --out "$OUT/codecs"; }
 
-# Two at a time, a thread each.
-codec image & image=$!
-codec spectrum && codec segmap && codec scalars
-wait "$image"
+if [ -n "${GPU:-}" ]; then
+    PLAN=$([ "$RECIPE" = tiny ] && echo tiny || echo gpu)
+    while python -m engine.train.stages "$OUT" "$OUT/kept" --plan "$PLAN"; [ $? = 3 ]; do :; done
+    TOKENS=$OUT/tokens-12
+else
+    # Two at a time, a thread each.
+    codec image & image=$!
+    codec spectrum && codec segmap && codec scalars
+    wait "$image"
 
-"$OMNISKY" train tokens "$OUT/tokens" --codecs "$OUT/codecs" --objects "$OBJECTS"
-"$OMNISKY" train omni --recipe "$RECIPE" --sky "$OUT/tokens" --codecs "$OUT/codecs" --out "$OUT/omni" ${STEPS:+--steps "$STEPS"}
+    TOKENS=$OUT/tokens
+    "$OMNISKY" train tokens "$TOKENS" --codecs "$OUT/codecs" --objects "$OBJECTS"
+    "$OMNISKY" train omni --recipe "$RECIPE" --sky "$TOKENS" --codecs "$OUT/codecs" --out "$OUT/omni" ${STEPS:+--steps "$STEPS"}
+fi
 # So that images find spectra; it takes 500 objects at least.
-[ "$OBJECTS" -lt 1000 ] || "$OMNISKY" train head "$OUT/tokens" --model "$OUT/omni/model"
+[ "$OBJECTS" -lt 1000 ] || "$OMNISKY" train head "$TOKENS" --model "$OUT/omni/model" --pairs 16000
 [ -n "${NO_APP:-}" ] || "$OMNISKY" demo --model "$OUT/omni/model"
