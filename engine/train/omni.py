@@ -96,7 +96,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     records = tokens_of(skies, known, codecs)
     domains = [key for key in known.domains if any(key in some for some in records)]
     config = recipe.config(domains, known.sizes) if start is None else replace(
-        checkpoints.read_config(start), use_act_checkpoint=recipe.recompute)
+        checkpoints.read_config(start), use_act_checkpoint=recipe.recompute, soften=recipe.soften)
     layout = Layout(config)
     cells = [cells_of(sky) for sky in skies] if recipe.split == "positions" else None
     led = None if pair is None else joined(skies, records, known, pair)
@@ -258,6 +258,14 @@ class _Curve:
             self.board.flush()
 
 
+def _before(start: Path | None) -> dict[str, Any]:
+    """How the model was trained that a run began with, as far as it says so: published ones do not."""
+    if start is None:
+        return {}
+    about = start / "training.json"
+    return {"began with": read_json(about) if about.is_file() else start.name}
+
+
 def _save_result(this: Training, hours: float) -> None:
     """The averaged weights, the codecs that made their tokens, and how they were made; whole or not at all."""
     tensors = {name: whole(p) for name, p in this.averages.items()}
@@ -275,6 +283,6 @@ def _save_result(this: Training, hours: float) -> None:
         "paired": this.data.paired,
         "torch": str(torch.__version__),
         "command": f"omnisky train omni --recipe {this.recipe.name} --out {this.out.name}"}
-        | ({} if this.start is None else {"began with": read_json(this.start / "training.json")}))
+        | _before(this.start))
     shutil.rmtree(result, ignore_errors=True)
     part.rename(result)
