@@ -115,6 +115,7 @@ def _side_by_side(jobs: list[tuple[Callable[..., None], tuple[Any, ...]]]) -> No
 
 def tokens(objects: int, seed: int, codecs: Path, out: Path, until: float) -> None:
     """Tokens of a sky, until all are there or time is over."""
+    torch.set_num_threads(1)
     for _ in simulated_tokens.build(codecs, out, objects, seed, device=str(parallel.start())):
         if time.monotonic() > until:
             return
@@ -127,6 +128,7 @@ def codec(recipe: CodecRecipe, out: Path, until: float) -> None:
     from engine.train import codec_tables
 
     device = parallel.start()
+    torch.set_num_threads(recipe.threads)  # others work beside it
 
     def render(*args: Any, **options: Any) -> dict[str, torch.Tensor]:
         return simulate.render(*args, device=device, **options)

@@ -64,10 +64,11 @@ def test_codecs_that_are_given_are_taken(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_stage_that_fails_says_so(tmp_path: Path) -> None:
     broken = replace(PLAN, codecs=PLAN.codecs | {"image": replace(PLAN.codecs["image"], model=None)})
+    (tmp_path / "given" / "codecs").mkdir(parents=True)
     with pytest.raises(RuntimeError, match="said above"):
-        list(run(broken, tmp_path, 60))
+        list(run(broken, tmp_path / "work", 60, tmp_path / "given"))
     with pytest.raises(FileNotFoundError, match="has no kept"):
-        unpack(tmp_path / "nowhere", tmp_path / "work")
+        unpack(tmp_path / "nowhere", tmp_path / "other")
 
 
 def test_the_shipped_plan_fits_what_may_be_kept() -> None:
