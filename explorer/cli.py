@@ -24,12 +24,13 @@ Model = Annotated[Path | None, typer.Option(help="A folder with a model; the one
 
 
 def demo_folder(objects: int, seed: int) -> Path:
-    """Where the demo sky of this size and seed is kept; another simulator makes another sky."""
+    """Where the demo sky of this size and seed is kept; another simulator, and another shipped model, make another sky."""
     from platformdirs import user_data_path
 
     from engine.demo_sky import VERSION
+    from engine.model_files import SHIPPED
 
-    return user_data_path("omnisky") / f"demo-v{VERSION}-{seed}-{objects}.sky"
+    return user_data_path("omnisky") / f"{SHIPPED.name}-v{VERSION}-{seed}-{objects}.sky"
 
 
 @app.command()
