@@ -9,6 +9,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from tools.browser import find
@@ -16,9 +17,9 @@ from tools.browser import find
 OUT = Path(__file__).resolve().parents[1] / "assets" / "screenshots"
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")
-SHOTS = {  # name -> width, height, address
-    "explore": (1440, 900, "?map=umap-image&c=z&near=image-spectrum"),
-    "explore-light": (1280, 720, "?map=umap-spectrum&c=class&near=spectrum-image&theme=light"),
+SHOTS = {  # name -> width, height, address, whether something is generated first
+    "explore": (1440, 900, "?map=umap-image&c=z&near=image-spectrum&o=demo-002507", False),
+    "generate": (1440, 900, "?map=umap-spectrum&c=class&near=spectrum-image&theme=light&o=demo-002765", True),
 }
 READY = "window.omnisky && omnisky.now && !omnisky.now.progress.running && omnisky.answer && omnisky.map.sharp"
 
@@ -35,13 +36,18 @@ def wait_for(address: str, seconds: float = 120.0) -> None:
     raise TimeoutError(f"{address} did not answer within {seconds:.0f} s")
 
 
-def shoot(page: Page, address: str, path: Path) -> None:
+def shoot(page: Page, address: str, path: Path, generate: bool) -> None:
     page.goto(address)
     page.wait_for_function(READY, timeout=600_000)
+    if generate:
+        page.evaluate("omnisky.card.generate.start()")
+        page.wait_for_function("omnisky.card.generate.status === 'done'", timeout=300_000)
+        page.evaluate("omnisky.card.generate.root.scrollIntoView()")
     page.wait_for_function("[...document.querySelectorAll('*')].every(e => !e.shadowRoot || "
                            "[...e.shadowRoot.querySelectorAll('img')].every(i => i.complete))")
     page.wait_for_timeout(1500)
     page.screenshot(path=str(path))
+    Image.open(path).quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)  # assets are kept small
     print(f"{path.name}: {path.stat().st_size // 1024} kB")
 
 
@@ -58,9 +64,9 @@ def main() -> None:
         wait_for(address)
         with sync_playwright() as p:
             browser = p.chromium.launch(executable_path=find(), args=list(FLAGS))
-            for name, (width, height, query) in SHOTS.items():
+            for name, (width, height, query, generate) in SHOTS.items():
                 page = browser.new_page(viewport={"width": width, "height": height})
-                shoot(page, address + query, OUT / f"{name}.png")
+                shoot(page, address + query, OUT / f"{name}.png", generate)
                 page.close()
             browser.close()
     finally:
