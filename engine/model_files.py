@@ -60,6 +60,28 @@ def model_of(sky: Path) -> Path:
     return SHIPPED
 
 
+def head_of(model: str, *folders: Path) -> Path | None:
+    """The first of some folders with a head (`engine.align`) that was fitted on the model with this checksum."""
+    for folder in folders:
+        path = folder / "config.json"
+        about = read_json(path, f"remove {folder} and run omnisky align again").get("about", {}) if path.is_file() else {}
+        if about.get("model") == model:
+            return folder
+    return None
+
+
+def with_head(model: str, head: str) -> str:
+    """The checksum of vectors of a model and a head, from theirs."""
+    return hashlib.sha256(f"{model} {head}".encode()).hexdigest()
+
+
+def vectors_checksum(model: Path, sky: Path) -> str:
+    """What the manifests of a sky's own spaces say if they were made by a model, with the head that goes with it."""
+    own = weights_checksum(model)
+    head = head_of(own, sky / "align", model / "align")
+    return own if head is None else with_head(own, checksum(head / "model.safetensors"))
+
+
 def read_json(path: Path, remedy: str = "fetch or train it again") -> dict[str, Any]:
     """The object in a JSON file of a model. Raises ValueError if it is damaged or no object."""
     try:

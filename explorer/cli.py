@@ -108,13 +108,13 @@ def check_login(path: Path) -> None:
 
 def done(desk: Desk, objects: int, model: Path | None) -> bool:
     """Whether the demo sky is complete, with vectors of this model."""
-    from engine.model_files import model_of, weights_checksum
+    from engine.model_files import model_of, vectors_checksum
     from explorer.startup import needs_work
 
     if not desk.there or len(desk.sky) < objects or needs_work(desk) or len(desk.sky.maps) < DEMO_MAPS:
         return False
     known = {desk.sky.embeddings(space).manifest["checksum"] for space in desk.sky.spaces}
-    return known == {weights_checksum(model_of(desk.path) if model is None else model)}
+    return known == {vectors_checksum(model_of(desk.path) if model is None else model, desk.path)}
 
 
 def said(address: str, no_browser: bool) -> None:

@@ -20,7 +20,7 @@ from engine.checkpoints.aion import load_aion
 from engine.checkpoints.align import Alignment, load_alignment
 from engine.checkpoints.tokenizers import Codecs, Tokenizer
 from engine.modalities import Modality
-from engine.model_files import weights_checksum
+from engine.model_files import head_of, weights_checksum, with_head
 from engine.models.omni import Encoded, Omni
 from engine.models.processor import fast_bfloat16
 
@@ -47,12 +47,8 @@ class OmniBundle(Tokenizer):
 
     def aligned(self, *folders: Path) -> OmniBundle:
         """With the first head among the folders that was fitted on this model, if there is one; see `engine.align`."""
-        for folder in folders:
-            if (folder / "config.json").is_file():
-                found = load_alignment(folder)
-                if found.about.get("model") == self.checksum:
-                    return replace(self, alignment=found)
-        return self
+        found = head_of(self.checksum, *folders)
+        return self if found is None else replace(self, alignment=load_alignment(found))
 
     @classmethod
     def load(cls, folder: Path) -> OmniBundle:
@@ -166,7 +162,7 @@ class OmniBundle(Tokenizer):
             return about
         head = self.alignment
         own |= {"modalities": list(head.head.config.inputs[space]), "pool": "aligned"}
-        return about | {"checksum": hashlib.sha256(f"{checksum} {head.checksum}".encode()).hexdigest(), "dim": head.dim,
+        return about | {"checksum": with_head(checksum, head.checksum), "dim": head.dim,
                         "comparable": list(head.head.config.inputs), "aligned": dict(head.about)}
 
     @property
