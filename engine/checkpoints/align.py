@@ -51,7 +51,7 @@ class Alignment:
         seen = {key: ~hidden[key].all(1) for key in keys}
         none = torch.zeros(objects, 0, dtype=torch.bool)
         rows = torch.nonzero(torch.cat([none, *(mask[:, None] for mask in seen.values())], 1).any(1))[:, 0]
-        for part in rows.split(BATCH):
+        for part in rows.split(BATCH) if len(rows) else ():  # an empty tensor would be split into one part
             some = {key: torch.zeros(len(part), tokens[key].shape[1], self.head.config.reduced) for key in keys}
             for key in keys:
                 mine = seen[key][part]

@@ -22,7 +22,7 @@ from engine.cli import app
 from engine.model_files import ASTROCLIP
 from engine.models.align import AlignConfig, AlignHead
 from engine.models.omni import Omni, OmniConfig
-from engine.objects import SkyObject
+from engine.objects import Scalar, SkyObject
 from engine.records import Records
 from engine.store import Store
 
@@ -129,6 +129,14 @@ def test_through_a_sky(sky: Path, folder: Path) -> None:
     assert isinstance(bundle, OmniBundle)
     direct = bundle.aligned(sky / "align").vectors([aligned[i] for i in range(12)])
     np.testing.assert_allclose(np.asarray(aligned.vectors("image")[:12], np.float32), direct["image"], atol=0.02)
+
+
+def test_objects_without_any_input_have_no_vector() -> None:
+    """Also if none of them has one, with a head as without."""
+    bundle = checkpoints.load().aligned(checkpoints.load().folder / "align")  # type: ignore[union-attr]
+    assert bundle.alignment is not None
+    for space, vectors in bundle.vectors([SkyObject("bare"), SkyObject("z", scalars={"z": Scalar(0.2)})]).items():
+        assert vectors.shape == (2, bundle.alignment.dim) and np.isnan(vectors).all(), space
 
 
 def test_a_stopped_run_goes_on_to_the_same_head(sky: Path, folder: Path, tmp_path: Path) -> None:
