@@ -201,7 +201,7 @@ def add_redshifts(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dic
     answers = {name: redshifts.redshifts(test, seen, rows, middles) for name, rows in groups.items()}
     for name, of in answers.items():
         table.add(f"redshift, {name}", redshifts.photometric_rows(of), "bias and scatter: median and 1.48 median distances of "
-                  "(z - truth) / (1 + truth); own redshift token: the median of what the model says.")
+                  "(z - truth) / (1 + truth); own redshift token: the mean of what the model says.")
         missing = [view for view in seen if not any(found.startswith(f"{view} ·") for found in of.found)]
         if missing:
             few = f"fewer than {redshifts.LEAST} such test objects"
