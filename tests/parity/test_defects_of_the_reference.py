@@ -61,6 +61,7 @@ from engine.codecs import CodecWarning
 from engine.codecs.image import HSC_UNIT
 from engine.objects import Catalog, SkyObject
 from engine.objects import Image as Picture
+from engine.train.masking import Layout
 from engine.train.omni_step import weights as weights_of
 
 SMALL = {"quantizer_levels": [7, 5, 5, 5, 5], "hidden_dims": 32, "multisurvey_projection_dims": 11, "num_consecutive": 1}
@@ -360,6 +361,6 @@ def test_a_loss_over_tokens_counts_tokens(peer: Any) -> None:
     by_vocabulary = sum(float(rows[key].mean()) * n for key, n in weights.items()) / sum(weights.values())
     assert float(total) == pytest.approx(by_vocabulary, rel=1e-4)
     counts, sums = torch.tensor([len(losses) for losses in rows.values()]), torch.stack([*map(torch.sum, rows.values())])
-    ours = float((weights_of(counts, "token") * sums).sum())
+    ours = float((weights_of(counts, "token", Layout(checkpoints.read_config(folder))) * sums).sum())
     assert ours == pytest.approx(float(torch.cat(list(rows.values())).mean()), rel=1e-4)
     assert abs(ours - float(total)) > 0.01
