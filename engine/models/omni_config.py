@@ -105,8 +105,8 @@ class OmniConfig:
 
     @property
     def published(self) -> bool:
-        """Whether this is a model as AION-1's are, which the reference package can read."""
-        return not any(getattr(self, name) for name in OURS)
+        """Whether its tensors are those of AION-1's files, which the reference package can read; `soften` changes none."""
+        return not self.sizes and not self.share_tables
 
     @property
     def domains(self) -> tuple[str, ...]:

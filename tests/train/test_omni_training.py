@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,22 @@ def test_a_run_begins_with_another_models_weights(place: Path, finished: Path, t
     save_aion(tmp_path / "other", Omni(config))
     with pytest.raises(ValueError, match="other weights to begin with"):
         next(omni.run(recipe, [place / "toy.sky"], place / "codecs-of", tmp_path / "out", start=tmp_path / "other"))
+
+
+def test_a_run_begins_with_a_published_model(place: Path, tmp_path: Path) -> None:
+    """One without sizes of its own, and without training.json; the recipe spreads labels, which changes no tensor."""
+    config = OmniConfig(("tok_z", "tok_flux_g"), ("tok_z", "tok_flux_g"), norm_bias=False, act_layer="SiLU", dim=16,
+                        encoder_depth=1, decoder_depth=1, num_heads=2, qk_norm=True)
+    start, sky = tmp_path / "aion-small", tmp_path / "a.sky"
+    save_aion(start, Omni(config))
+    ids = np.random.default_rng(0).integers(0, 1024, (100, 1))
+    for key in config.domains:
+        codec = start / "codecs" / config.modality(key).folder
+        shutil.copytree(place / "codecs-of" / "codecs" / config.modality(key).folder, codec)
+        Records.create(sky / "tokens" / key, (1,), "<u2", {"codec": codec_checksum(codec)}).append(np.arange(100), ids, 100)
+    *_, last = omni.run(replace(RECIPE, steps=2, soften=1.0), [sky], start, tmp_path / "out", start=start)
+    assert checkpoints.load_aion(last.preview).config == replace(config, soften=1.0)
+    assert json.loads((Path(last.preview) / "training.json").read_text())["began with"] == "aion-small"
 
 
 def test_it_learns_the_joint_distribution(place: Path, tmp_path: Path) -> None:
