@@ -52,6 +52,7 @@ def tokens(
     codecs: Codecs = CODECS,
     objects: Annotated[int, typer.Option(min=1, help="How many objects of the simulated sky.")] = 60_000,
     seed: Annotated[int, typer.Option(help="Another seed is another sky; codecs saw that of 11.")] = 12,
+    sdss: Annotated[bool, typer.Option("--sdss", help="Only of objects that SDSS took a spectrum of, a quarter.")] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -59,7 +60,7 @@ def tokens(
     from engine.train.simulated_tokens import build
 
     with one_sentence():
-        follow(build(codecs, out, objects, seed), json)
+        follow(build(codecs, out, objects, seed, sdss=sdss), json)
 
 
 @app.command(epilog="Example: omnisky train omni --recipe small --sky runs/tokens --codecs runs/codecs")
@@ -71,10 +72,14 @@ def omni(
     steps: Annotated[int | None, typer.Option(min=1, help="Another number of steps than the recipe's.")] = None,
     pieces: Annotated[int | None, typer.Option(min=1, help="Cut each batch into so many, for less memory.")] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Compute blocks twice, for less memory.")] = False,
-    start: Annotated[Path | None, typer.Option(help="Begin with the weights of this model, and its sizes.")] = None,
+    start: Annotated[Path | None, typer.Option("--begin", help="Begin with the weights of this model, and its sizes.")] = None,
     rate: Annotated[float | None, typer.Option(min=1e-8, help="Another highest learning rate than the recipe's.")] = None,
     inputs: Annotated[list[int] | None, typer.Option(min=1, help="How many tokens a batch reads; given repeatedly, one of them "
                                                      "is drawn.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Objects a step.")] = None,
+    translate: Annotated[list[str] | None, typer.Option(help="A translation to train as a whole, and in which share of the "
+                                                        "objects: tok_spectrum_sdss+tok_image>tok_spectrum_desi=0.1; may be "
+                                                        "given repeatedly.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Of torch, on a CPU.")] = None,
     split: Annotated[str | None, typer.Option(help="Hold out rows, or whole pieces of sky: rows or positions.")] = None,
     pair: Annotated[str | None, typer.Option(help="Read rows of one object as one: those within so many arcsec (try 1), "
@@ -89,12 +94,24 @@ def omni(
     _known(recipe, RECIPES, "--recipe")
     how = _how(pair)
     given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split, "rate": rate,
-             "threads": threads}
+             "threads": threads, "batch": batch}
     with one_sentence():
         asked = chosen(recipe, **{name: value for name, value in given.items() if value is not None})
         if inputs:
             asked = replace(asked, budgets=replace(asked.budgets, inputs=tuple(inputs)))
+        if translate:
+            asked = replace(asked, budgets=replace(asked.budgets, translations=tuple(_translation(one) for one in translate)))
         follow(training.run(asked, sky, codecs, out or Path("runs") / f"omni-{recipe}", how, start), json, curve="loss")
+
+
+def _translation(text: str) -> tuple[tuple[str, ...], str, float]:
+    """What is read, what is asked for, and the share of the objects."""
+    try:
+        pair, share = text.rsplit("=", 1)
+        sources, target = pair.split(">")
+        return tuple(sources.split("+")), target, float(share)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not of the form A+B>C=SHARE", param_hint="--translate") from None
 
 
 def _how(pair: str | None) -> Any:

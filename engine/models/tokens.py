@@ -46,6 +46,11 @@ def _waves(places: Tensor, count: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
+def has_level(modality: Modality) -> bool:
+    """Whether the first token says how bright it is, on an even grid, and the others how that is distributed."""
+    return modality.kind == "spectrum" or has_brightness(modality)
+
+
 def position_table(modality: Modality, dim: int) -> Tensor:
     """The fixed position vectors of a modality, float32 (n, D), or (512, D) for a sequence.
 

@@ -27,7 +27,7 @@ SDSS_SHARE, SDSS_LIMIT = 0.55, 19.6  # SDSS has spectra of some of the brighter 
 XP_LIMIT = 19.5
 PIECE = 16
 
-__all__ = ["BANDS", "CLASSES", "GRIDS", "RARE", "render"]
+__all__ = ["BANDS", "CLASSES", "GRIDS", "RARE", "render", "with_sdss"]
 
 
 def render(seed: int, index: Tensor, *, device: str | torch.device = "cpu", truth: bool = False,
@@ -67,11 +67,21 @@ def observe(seed: int, index: Tensor, truth: bool, dtype: torch.dtype) -> dict[s
     out |= variables.light_curves(p, shine.bands[:, :3, :3].sum(-1), draw)
     out |= catalogue(p, shine, draw)
     always = torch.ones(len(p.z), dtype=torch.bool, device=p.z.device)
-    out |= {"has_legacy": always, "has_hsc": always, "has_desi": always,
-            "has_sdss": (p.r_mag < SDSS_LIMIT) & (draw.uniform("has sdss", 1)[:, 0] < SDSS_SHARE)}
+    out |= {"has_legacy": always, "has_hsc": always, "has_desi": always, "has_sdss": in_sdss(p, draw)}
     if truth:
         out |= {"bar_mask": on_legacy(maps.bar), "arm_mask": on_legacy(maps.arm)}
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in out.items()}
+
+
+def in_sdss(p: Population, draw: Draw) -> Tensor:
+    """bool (B,): whether SDSS took a spectrum."""
+    return (p.r_mag < SDSS_LIMIT) & (draw.uniform("has sdss", 1)[:, 0] < SDSS_SHARE)
+
+
+def with_sdss(seed: int, index: Tensor) -> Tensor:
+    """Those of some objects (B,) that have a spectrum of SDSS, without rendering any."""
+    draw = Draw(seed, index)
+    return index[in_sdss(populate(draw), draw)]
 
 
 def photograph(p: Population, shine: light.Light, transform: Tensor, draw: Draw, camera: images.Camera,

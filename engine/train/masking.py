@@ -28,6 +28,8 @@ class Budgets:
     share of each group of modalities is drawn for each object, with these concentrations (all scalars are one group, any
     other modality is one by itself); "aion": a modality gives a random number of its tokens, the others the rest. asked:
     (modality, share of the objects in which it is never read and always asked for); a sequence is asked for only so.
+    translations: (modalities, modality, share): in this share of the objects that have them all, only the former are read and
+    only the latter is asked for, its first token, which may stand for a level, always.
     """
 
     inputs: tuple[int, ...] = (256,)
@@ -36,6 +38,7 @@ class Budgets:
     concentration_in: float = 0.25
     concentration_out: float = 0.5
     asked: tuple[tuple[str, float], ...] = (("tok_z", 0.3), ("catalog", 0.2))
+    translations: tuple[tuple[tuple[str, ...], str, float], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.inputs or min(self.inputs) < 1 or self.targets < 1:
@@ -44,6 +47,8 @@ class Budgets:
             raise ValueError(f"scheme is {self.scheme!r}; it must be one of {', '.join(SCHEMES)}")
         if self.concentration_in <= 0 or self.concentration_out <= 0:
             raise ValueError(f"concentrations are {self.concentration_in} and {self.concentration_out}; they must be above 0")
+        if no := [(of, to, share) for of, to, share in self.translations if not 0 <= share <= 1 or to in of]:
+            raise ValueError(f"translations has {no}; shares go from 0 to 1, and what is asked for is not read")
         if wrong := [pair for pair in self.asked if not 0 <= pair[1] <= 1]:
             raise ValueError(f"asked has {wrong}; shares go from 0 to 1")
 
@@ -95,15 +100,19 @@ class Layout:
         names = list(dict.fromkeys(kinds))
         return torch.tensor([names.index(kind) for kind in kinds])
 
+    def of(self, keys: tuple[str, ...]) -> Tensor:
+        """(N,) whether a place belongs to one of these modalities."""
+        return torch.tensor([key in keys for key in self.keys])[self.modality]
+
     @cached_property
     def readable(self) -> Tensor:
         """(N,) whether the model reads what stands there."""
-        return torch.tensor([key in self.config.domains_in for key in self.keys])[self.modality]
+        return self.of(self.config.domains_in)
 
     @cached_property
     def askable(self) -> Tensor:
         """(N,) whether the model can be asked for it."""
-        return torch.tensor([key in self.config.domains_out for key in self.keys])[self.modality]
+        return self.of(self.config.domains_out)
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,8 @@ def choose(there: Tensor, layout: Layout, budgets: Budgets, seed: int, step: int
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     k = budgets.inputs[int(torch.randint(len(budgets.inputs), (1,), generator=generator))]
     reserved = _reserved(there, layout, budgets, generator)
-    readable = there & layout.readable & ~reserved
+    sources, targets, first = _translated(there, reserved, layout, budgets, generator)
+    readable = there & layout.readable & sources & ~reserved
     has = (there & (layout.readable | layout.askable)).sum(1)
     fair = (has * k / (k + budgets.targets)).round().long().clamp_min(1)
     count = torch.where(has < k + budgets.targets, fair, k).minimum((has - 1).clamp_min(1))
@@ -143,12 +153,12 @@ def choose(there: Tensor, layout: Layout, budgets: Budgets, seed: int, step: int
         read = _top(scores, readable, count)
     read = _from_the_start(read, layout)
 
-    askable = _askable(there, layout, reserved) & ~read
+    askable = _askable(there, layout, reserved) & targets & ~read
     if budgets.scheme == "aion":
         scores = _aion_target_scores(askable, layout, generator)
     else:
         scores = _dirichlet_scores(askable, layout, budgets.concentration_out, generator)
-    scores = scores.masked_fill(reserved, torch.finfo(scores.dtype).max)
+    scores = scores.masked_fill(reserved | first, torch.finfo(scores.dtype).max)
     asked = _from_the_start(_top(scores, askable, torch.full_like(count, budgets.targets)), layout)
     return Chosen(*_places(read), *_places(asked))
 
@@ -162,6 +172,24 @@ def _reserved(there: Tensor, layout: Layout, budgets: Budgets, generator: torch.
             reserved[:, layout.slices[key]] = chance < share
     reserved &= there
     return reserved & (there & layout.readable & ~reserved).any(1, keepdim=True)
+
+
+def _translated(there: Tensor, reserved: Tensor, layout: Layout, budgets: Budgets, generator: torch.Generator
+                ) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, N) what may be read and what asked for, everything where nothing is translated, and the first tokens of targets;
+    `reserved` is changed in place: rows that are translated keep nothing else back."""
+    sources, targets, first = torch.ones_like(there), torch.ones_like(there), torch.zeros_like(there)
+    free = torch.ones(there.shape[0], dtype=torch.bool)
+    for keys, target, share in budgets.translations:
+        chance = torch.rand(there.shape[0], generator=generator)
+        if not {*keys, target} <= layout.slices.keys():
+            continue
+        has = torch.stack([there[:, layout.slices[key]].any(1) for key in (*keys, target)]).all(0)
+        rows, asked = free & has & (chance < share), layout.of((target,))
+        sources[rows], targets[rows], reserved[rows] = layout.of(keys), asked, asked & (target in layout.sequences)
+        first[rows, layout.slices[target].start] = True
+        free &= ~rows
+    return sources, targets, first
 
 
 def _askable(there: Tensor, layout: Layout, reserved: Tensor) -> Tensor:

@@ -98,6 +98,10 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     config = recipe.config(domains, known.sizes) if start is None else replace(
         checkpoints.read_config(start), use_act_checkpoint=recipe.recompute, soften=recipe.soften)
     layout = Layout(config)
+    named = {key for sources, target, _ in recipe.budgets.translations for key in (*sources, target)}
+    if missing := sorted(named - set(config.domains)):
+        raise ValueError(f"the recipe translates {', '.join(missing)}, which the tokens do not have; there are "
+                         f"{', '.join(config.domains)}")
     cells = [cells_of(sky) for sky in skies] if recipe.split == "positions" else None
     led = None if pair is None else joined(skies, records, known, pair)
     copies = copies_of(skies, records, known, codecs)

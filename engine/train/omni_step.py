@@ -19,10 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from engine.models.attention import where
 from engine.models.omni import Embedding, Omni
 from engine.models.spreading import spread
-from engine.models.tokens import position_table
+from engine.models.tokens import has_level, position_table
 from engine.train.masking import Chosen, Layout
 
 LOSSES = ("modality", "group", "token")
+LEVEL = 2.0  # bins a level is spread over where labels are softened: .02 mag of an image, 1.5 % of a spectrum
+REACH = 6  # bins to either side
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class MaskedOmni(nn.Module):
     modality: Tensor
 
     def __init__(self, model: Omni, soften: float = 0.0) -> None:
-        """soften: standard deviation, in bins, of what a token of an even grid (a redshift) is spread to as a target."""
+        """soften: standard deviation, in bins, of what a redshift is spread to as a target; unless it is 0, levels are, too."""
         super().__init__()
         self.model, self.layout = model, Layout(model.config)
         rows = [position_table(model.config.modality(key), model.config.dim)[:n]
@@ -107,17 +109,28 @@ class MaskedOmni(nn.Module):
         for key in self.grids:
             shares = spread(model.config.modality(key).vocabulary, soften).to(device)
             self.register_buffer(f"softened_{key}", shares, persistent=False)
+        self.levels = {key: own.start for key, own in self.layout.slices.items()
+                       if soften and has_level(model.config.modality(key))}
 
     def forward(self, batch: Compact) -> Tensor:
         """(M,) float32: the summed cross-entropy of the targets of each modality."""
-        target_ids = batch.target_ids.flatten()[batch.by_target].split(batch.target_counts)[:-1]
-        sums = [F.cross_entropy(logits.float(), self._targets(key, ids), reduction="sum")
-                for key, logits, ids in zip(self.layout.keys, self.logits(batch), target_ids, strict=True)]
+        target_ids, places = (x.flatten()[batch.by_target].split(batch.target_counts)[:-1]
+                              for x in (batch.target_ids, batch.targets))
+        sums = [self._loss(key, logits.float(), ids, at)
+                for key, logits, ids, at in zip(self.layout.keys, self.logits(batch), target_ids, places, strict=True)]
         return torch.stack(sums)
 
-    def _targets(self, key: str, ids: Tensor) -> Tensor:
-        """Ids (n,), or, of a grid's, distributions (n, vocabulary)."""
-        return F.embedding(ids, getattr(self, f"softened_{key}")) if key in self.grids else ids
+    def _loss(self, key: str, logits: Tensor, ids: Tensor, places: Tensor) -> Tensor:
+        """The summed cross-entropy of logits (n, vocabulary) of ids (n,) that stand at places (n,)."""
+        if key in self.grids:
+            return F.cross_entropy(logits, F.embedding(ids, getattr(self, f"softened_{key}")), reduction="sum")
+        if key not in self.levels:
+            return F.cross_entropy(logits, ids, reduction="sum")
+        bins = torch.arange(-REACH, REACH + 1, device=ids.device)
+        bell = torch.exp(-0.5 * (bins / LEVEL) ** 2)
+        shares = torch.where((places == self.levels[key])[:, None], bell / bell.sum(), (bins == 0).float())
+        near = (ids[:, None] + bins).clamp(0, logits.shape[-1] - 1)
+        return -(logits.log_softmax(-1).gather(1, near) * shares).sum()
 
     def logits(self, batch: Compact) -> list[Tensor]:
         """Of each modality (n, vocabulary), its targets in the order of `batch.by_target`."""

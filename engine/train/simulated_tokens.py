@@ -23,7 +23,7 @@ from engine.codecs.image import SIZE
 from engine.modalities import Modality
 from engine.model_files import codec_checksum
 from engine.records import MANIFEST, Records
-from engine.simulate import GRIDS
+from engine.simulate import GRIDS, with_sdss
 from engine.simulate.population import STAR
 from engine.steps import Step
 from engine.train.codec_data import painted
@@ -35,30 +35,31 @@ PLAIN, PLAIN_SALT = 0.1, 17  # the share of maps without bar or arms that is kep
 COMMIT_EVERY = 16  # batches
 
 
-def build(codecs: Path, out: Path, objects: int, seed: int, render: Render | None = None, device: str = "cpu"
-          ) -> Iterator[Step]:
+def build(codecs: Path, out: Path, objects: int, seed: int, render: Render | None = None, device: str = "cpu",
+          sdss: bool = False) -> Iterator[Step]:
     """Tokens of objects 0 to `objects` - 1 of the simulated sky `seed`, all modalities that it has and `codecs` has codecs of.
 
-    Run again to go on where it stopped, or to have more objects. Raises ValueError if there are no codecs; tokens of other
-    codecs or of another sky are made anew.
+    sdss: only of those that SDSS took a spectrum of, a quarter. Run again to go on where it stopped, or to have more objects.
+    Raises ValueError if there are no codecs; tokens of other codecs or of another sky are made anew.
     """
     if render is None:
         from engine import simulate
 
         render = partial(simulate.render, device=device)
     readers = readers_of(codecs, render(seed, torch.arange(1), truth=True), device)
-    about = {key: {"codec": codec_checksum(codecs / "codecs" / m.folder), "seed": seed} for key, (m, _) in readers.items()}
+    about = {key: {"codec": codec_checksum(codecs / "codecs" / m.folder), "seed": seed, "sdss": sdss}
+             for key, (m, _) in readers.items()}
     made = {key: _opened(out / "tokens" / key, m.tokens, about[key]) for key, (m, _) in readers.items()}
-    start = min(r.reach for r in made.values())
+    index = torch.arange(min(r.reach for r in made.values()), objects)
+    index = with_sdss(seed, index) if sdss and len(index) else index
+    parts = [part for part in index.split(batch_on(device)) if len(part)]
     waiting: dict[str, list[tuple[Tensor, Tensor]]] = {key: [] for key in made}
-    batch = batch_on(device)
-    for number, first in enumerate(range(start, objects, batch)):
-        stop = min(first + batch, objects)
-        index = torch.arange(first, stop)
-        sky = render(seed, index, truth=True) | {"index": index}
+    for number, part in enumerate(parts):
+        stop = objects if number + 1 == len(parts) else int(part[-1]) + 1
+        sky = render(seed, part, truth=True) | {"index": part}
         for key, (_, read) in readers.items():
             there, ids = read(sky)
-            waiting[key].append((index[there.cpu()], ids.cpu()))
+            waiting[key].append((part[there.cpu()], ids.cpu()))
         if number % COMMIT_EVERY == COMMIT_EVERY - 1 or stop == objects:
             for key, records in made.items():
                 _append(records, waiting[key], stop)
@@ -69,7 +70,7 @@ def build(codecs: Path, out: Path, objects: int, seed: int, render: Render | Non
 def _opened(folder: Path, tokens: int, about: dict[str, Any]) -> Records:
     if (folder / MANIFEST).is_file():
         records = Records.open(folder)
-        if records.shape == (tokens,) and {name: records.manifest.get(name) for name in about} == about:
+        if records.shape == (tokens,) and {name: records.manifest.get(name, False) for name in about} == about:
             return records
     return Records.create(folder, (tokens,), "<u2", {"key": folder.name, "quick": False, **about})
 

@@ -105,6 +105,26 @@ def test_what_is_always_asked_for_is_never_read() -> None:
     assert 0.15 < (whole > 0).float().mean() < 0.35 and not read[:, catalog][whole > 0].any()
 
 
+def test_a_translation_reads_its_sources_and_asks_for_its_target_alone() -> None:
+    there = torch.ones(400, LAYOUT.places, dtype=torch.bool)
+    there[:100, LAYOUT.slices["tok_flux_r"]] = False  # these have no such pair
+    sources, spectrum = LAYOUT.of(("tok_image", "tok_flux_r")), LAYOUT.of(("tok_spectrum_desi",))
+    budgets = Budgets((80,), 16, translations=((("tok_image", "tok_flux_r"), "tok_spectrum_desi", 0.5),))
+    chosen = choose(there, LAYOUT, budgets, 1, 0)
+    read, asked = (spread(*pair) for pair in ((chosen.inputs, chosen.inputs_kept), (chosen.targets, chosen.targets_kept)))
+    translated = (read == sources).all(1)
+    assert 0.35 < translated[100:].float().mean() < 0.65 and not translated[:100].any()
+    assert not asked[translated][:, ~spectrum].any() and (asked[translated].sum(1) == 16).all()
+    assert asked[translated][:, LAYOUT.slices["tok_spectrum_desi"].start].all()
+    assert asked[~translated][:, ~spectrum].any() and not (read & asked).any()
+
+
+def test_a_catalogue_is_translated_from_its_start() -> None:
+    there = torch.ones(50, LAYOUT.places, dtype=torch.bool)
+    chosen = choose(there, LAYOUT, Budgets((64,), 5, asked=(), translations=((("tok_image",), "catalog", 1.0),)), 1, 0)
+    assert (chosen.targets[:, :5] == LAYOUT.slices["catalog"].start + torch.arange(5)).all() and chosen.targets_kept.all()
+
+
 @both
 def test_of_a_sequence_the_first_tokens_are_read(budgets: Budgets) -> None:
     chosen = choose(torch.ones(100, LAYOUT.places, dtype=torch.bool), LAYOUT, budgets, 1, 3)
@@ -131,7 +151,8 @@ def test_shares_of_modalities_are_even_on_average() -> None:
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"inputs": ()}, "inputs"), ({"targets": 0}, "0 targets"), ({"scheme": "mae"}, "'mae'; it must be one of dirichlet, aion"),
-    ({"concentration_in": 0.0}, "above 0"), ({"asked": (("tok_z", 2.0),)}, "tok_z.*shares go from 0 to 1")])
+    ({"concentration_in": 0.0}, "above 0"), ({"asked": (("tok_z", 2.0),)}, "tok_z.*shares go from 0 to 1"),
+    ({"translations": ((("tok_z",), "tok_z", 0.1),)}, "what is asked for is not read")])
 def test_impossible_budgets_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Budgets(**changes)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from engine.checkpoints import save_aion
 from engine.model_files import codec_checksum
 from engine.models.omni import Omni
 from engine.models.omni_config import OmniConfig
+from engine.models.tokens import has_level
 from engine.records import Records
 from engine.steps import Step
 from engine.train import omni
@@ -195,6 +196,24 @@ def test_targets_do_not_see_other_modalities_and_the_losses_are_sums() -> None:
             expected = torch.nn.functional.cross_entropy(logits[number], some.target_ids[mine], reduction="sum")
             torch.testing.assert_close(sums[number], expected, atol=1e-4, rtol=1e-4)
             assert logits[number].shape == (int(mine.sum()), SIZES[key][1])
+
+
+def test_levels_are_spread_and_shapes_are_not() -> None:
+    """What suits a spread level best is the bell itself; for every other token it is the id alone."""
+    from engine.train.omni_step import LEVEL
+
+    module = MaskedOmni(Omni(CONFIG), soften=1.0)
+    start = module.levels["tok_spectrum_desi"]
+    assert set(module.levels) == {key for key in CONFIG.domains if has_level(CONFIG.modality(key))}
+    size = 40
+    bell = torch.exp(-0.5 * ((torch.arange(size) - 20) / LEVEL) ** 2)
+    entropy = float(torch.distributions.Categorical(bell / bell.sum()).entropy())
+    logits = bell.clamp_min(1e-30).log()[None]
+    at_level, at_shape = torch.tensor([start]), torch.tensor([start + 1])
+    assert abs(float(module._loss("tok_spectrum_desi", logits, torch.tensor([20]), at_level)) - entropy) < 0.02
+    assert float(module._loss("tok_spectrum_desi", logits, torch.tensor([23]), at_level)) > entropy + 0.5
+    peak = torch.nn.functional.cross_entropy(logits, torch.tensor([20]))
+    torch.testing.assert_close(module._loss("tok_spectrum_desi", logits, torch.tensor([20]), at_shape), peak)
 
 
 def test_shared_tables_have_a_gradient_in_every_step() -> None:

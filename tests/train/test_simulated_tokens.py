@@ -80,6 +80,19 @@ def test_they_are_those_of_the_objects(folder: Path, tokens: Path) -> None:
     assert compared > 24 * 10
 
 
+def test_of_those_with_a_spectrum_of_sdss_alone(folder: Path, tokens: Path, tmp_path: Path) -> None:
+    """They have the rows and the tokens that they have among all; a run that goes on adds the others."""
+    for objects in (OBJECTS // 2, OBJECTS):
+        list(build(folder, tmp_path, objects, SEED, sdss=True))
+    made, everything = read(tmp_path), read(tokens)
+    rows = everything["tok_spectrum_sdss"].rows
+    assert 5 < len(rows) < OBJECTS and np.array_equal(made["tok_image"].rows, rows)
+    for key in ("tok_spectrum_sdss", "tok_spectrum_desi", "tok_z"):
+        there, ids = everything[key].at(rows)
+        assert np.array_equal(made[key].rows, rows[there])
+        assert (made[key].values == ids).mean() > 0.99  # other batches round otherwise
+
+
 def test_a_sky_is_tokenised_by_codecs_alone(folder: Path, tokens: Path, tmp_path: Path) -> None:
     """And has the same tokens, of what its objects have."""
     store = Store.create(tmp_path / "some.sky", lossless=True)
