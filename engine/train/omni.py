@@ -192,8 +192,11 @@ def train_step(this: Training, step: int, batch: Batch) -> dict[str, Any]:
     loss = float((sums * weight).sum())
     norm = float(parallel.gathered(torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)))
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise ValueError(f"step {step + 1} has the loss {loss} and the gradient {norm}: it is not taken, and the checkpoint in "
-                         f"{this.out / 'checkpoint'} is from before it; go on from there with a lower rate (now {rate:.2g})")
+        kept = checkpoints.last_step(this.out / "checkpoint")
+        where = "there is no checkpoint yet; begin again" if kept is None else (
+            f"the checkpoint in {this.out / 'checkpoint'} is of step {kept['step']}; go on from there")
+        raise ValueError(f"step {step + 1} has the loss {loss} and the gradient {norm}: it is not taken, and {where}, with a "
+                         f"lower rate (now {rate:.2g})")
     this.optimiser.step()
     new = [parallel.local(p.detach()) for p in module.model.parameters()]
     average([parallel.local(p) for p in this.averages.values()], new, recipe.average, step)

@@ -187,5 +187,6 @@ def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: i
     fitting = next((p for p in (2, 4, 8, 16, 32, 64, 128, 256, 512) if p > processes and recipe.batch % p == 0 and estimate(
         replace(finest, pieces=recipe.batch // p), config, p, written_out).total <= free), None)
     how = f"share it among {fitting} such processes with torchrun, or take" if fitting else "take"
-    smaller = [name for name, r in RECIPES.items() if r.dim < recipe.dim]
+    smaller = [name for name, r in RECIPES.items() if r.dim < recipe.dim and estimate(
+        replace(r, pieces=r.batch // processes), r.config(config.domains, config.sizes), processes, written_out).total <= free]
     raise ValueError(f"{start}; {how} a smaller recipe ({', '.join(smaller) or 'none is'})")
