@@ -346,7 +346,7 @@ def test_a_loss_that_is_none_stops_the_run_and_keeps_the_checkpoint(place: Path,
     calls = iter(range(10**6))
     monkeypatch.setattr(omni, "validate", lambda this: {})
     monkeypatch.setattr(MaskedOmni, "forward", lambda self, batch: real(self, batch) * (math.nan if next(calls) == 10 else 1))
-    with pytest.raises(ValueError, match="step 11 has the loss nan.* is of step 8; go on from there"):
+    with pytest.raises(ValueError, match=r"step 11 has the loss nan.* is of step 8; go on from there"):
         list(trained(place, tmp_path))
     assert not (tmp_path / "model").exists()
     monkeypatch.undo()
