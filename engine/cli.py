@@ -68,7 +68,8 @@ def ingest(
         raise typer.BadParameter(f"{survey!r} is not a survey we know; choose one of {known}", param_hint="--survey")
     missing = [str(f) for f in files if not f.exists()]
     if missing:
-        raise typer.BadParameter(f"no such file or folder: {', '.join(missing)}", param_hint="FILES")
+        raise typer.BadParameter(f"no such file or folder: {', '.join(missing)}; the sky comes first, then its files",
+                                 param_hint="FILES")
     with one_sentence():
         outcome = follow(jobs.ingest(sky, files, survey=survey, lossless=lossless), json)
     bad = (outcome.preview or {}).get("bad", []) if outcome else []

@@ -77,6 +77,10 @@ def omni(
     inputs: Annotated[list[int] | None, typer.Option(min=1, help="How many tokens a batch reads; given repeatedly, one of them "
                                                      "is drawn.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Objects a step.")] = None,
+    average: Annotated[float | None, typer.Option(min=0, max=1, help="What averaged weights keep of themselves in a step; "
+                                                  "few steps need less than .999.")] = None,
+    part: Annotated[str | None, typer.Option(help="What is trained: all, or decoder, which leaves vectors and a head for search "
+                                             "as they are.")] = None,
     translate: Annotated[list[str] | None, typer.Option(help="A translation to train as a whole, and in which share of the "
                                                         "objects: tok_spectrum_sdss+tok_image>tok_spectrum_desi=0.1; may be "
                                                         "given repeatedly.")] = None,
@@ -94,7 +98,8 @@ def omni(
     _known(recipe, RECIPES, "--recipe")
     how = _how(pair)
     given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split, "rate": rate,
-             "threads": threads, "batch": batch}
+             "threads": threads, "batch": batch, "average": average,
+             "part": part}
     with one_sentence():
         asked = chosen(recipe, **{name: value for name, value in given.items() if value is not None})
         if inputs:

@@ -122,6 +122,9 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
         model.init_weights(recipe.seed)
     else:
         model.load_state_dict(checkpoints.load_aion(start).state_dict())
+    if recipe.part == "decoder":  # tables and vectors of modalities are the encoder's, too
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "decoder_proj_context.", "mask_token")))
     module = parallel.apply(MaskedOmni(model, recipe.soften))
     if recipe.compiled and device.type == "cuda":
         for block in (*model.encoder, *model.decoder):

@@ -18,6 +18,7 @@ from engine.train.masking import Budgets, Layout
 from engine.train.omni_step import LOSSES
 
 SPLITS = ("rows", "positions")
+PARTS = ("all", "decoder")
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class OmniRecipe:
     the share `warmup` of the steps, stays for the share `flat`, and falls as a cosine. average: what the averaged weights,
     which are the result, keep of themselves in a step. validation: the share of objects held out, by "rows" or whole pieces of
     sky ("positions"); validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored:
-    of the result. threads: of torch on a CPU. compiled: on a GPU. mlp_ratio, share_tables: see
-    `OmniConfig`.
+    of the result. threads: of torch on a CPU. compiled: on a GPU. part: what is trained, "all" or the blocks of the "decoder"
+    alone, which leaves all vectors as they are. mlp_ratio, share_tables: see `OmniConfig`.
     """
 
     name: str
@@ -64,10 +65,11 @@ class OmniRecipe:
     report_every: int = 50
     checkpoint_every: int = 500
     share_tables: bool = False
+    part: str = "all"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("loss", self.loss, LOSSES), ("split", self.split, SPLITS),
-                                     ("stored", self.stored, ("float32", "bfloat16"))):
+                                     ("part", self.part, PARTS), ("stored", self.stored, ("float32", "bfloat16"))):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
         if self.batch % self.pieces:

@@ -19,11 +19,12 @@ def adamw(model: nn.Module, rate: float, decay: float) -> torch.optim.AdamW:
 
 
 def adamw_omni(model: nn.Module, rate: float, decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """The same for a transformer of tokens: vectors of ids, modalities, masks and registers do not decay either."""
+    """The same for what is trained of a transformer of tokens: vectors of ids, modalities, masks and registers do not decay
+    either."""
     vectors = ("token_emb.weight", "mod_emb", "mask_token", "register_tokens")
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, p in model.named_parameters():
+    for name, p in ((name, p) for name, p in model.named_parameters() if p.requires_grad):
         (matrices if p.ndim == 2 and not name.endswith(vectors) else others).append(p)
     groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=1e-8, fused=True)

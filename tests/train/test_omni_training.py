@@ -287,6 +287,20 @@ def test_a_run_begins_with_a_published_model(place: Path, tmp_path: Path) -> Non
     assert json.loads((Path(last.preview) / "training.json").read_text())["began with"] == "aion-small"
 
 
+def test_the_decoder_alone_is_trained(place: Path, finished: Path, tmp_path: Path) -> None:
+    """What the encoder makes of objects stays, bit for bit; stopped and resumed, the decoder is that of a run without."""
+    recipe = replace(RECIPE, part="decoder", steps=8, report_every=4, checkpoint_every=4)
+    start, given = finished / "model", ([place / "toy.sky"], place / "codecs-of")
+    *_, last = omni.run(recipe, *given, tmp_path / "whole", start=start)
+    assert last.fraction == 1.0 and next(omni.run(recipe, *given, tmp_path / "stopped", start=start)).fraction == 0.5
+    *_, again = omni.run(recipe, *given, tmp_path / "stopped", start=start)
+    before, after, resumed = (load_file(Path(of) / "model.safetensors") for of in (start, last.preview, again.preview))
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert len(changed) > 10 and {name.split(".")[0] for name in changed} <= {
+        "decoder", "decoder_norm", "decoder_proj_context", "mask_token"}
+    assert all(torch.equal(value, resumed[name]) for name, value in after.items())
+
+
 def test_it_learns_the_joint_distribution(place: Path, tmp_path: Path) -> None:
     """Every id alone is uniform: a model that looks at nothing has ln 12. Ours sees through noise that changes 9 in 100."""
     recipe = replace(RECIPE, dim=32, heads=2, batch=32, steps=250, rate=1e-2, report_every=250, checkpoint_every=250,
