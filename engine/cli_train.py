@@ -77,10 +77,14 @@ def omni(
     inputs: Annotated[list[int] | None, typer.Option(min=1, help="How many tokens a batch reads; given repeatedly, one of them "
                                                      "is drawn.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Objects a step.")] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the blocks, which takes a minute at the start; on a CPU "
+                                           "where there is g++.")] = False,
     average: Annotated[float | None, typer.Option(min=0, max=1, help="What averaged weights keep of themselves in a step; "
                                                   "few steps need less than .999.")] = None,
-    part: Annotated[str | None, typer.Option(help="What is trained: all, or decoder, which leaves vectors and a head for search "
-                                             "as they are.")] = None,
+    part: Annotated[str | None, typer.Option(help="What is trained: all, or decoder, which leaves vectors and a head "
+                                             "for search as they are.")] = None,
+    placed: Annotated[int | None, typer.Option(min=0, help="In so many blocks of the decoder a head begins by looking where it "
+                                               "is asked, for translations of spectra.")] = None,
     translate: Annotated[list[str] | None, typer.Option(help="A translation to train as a whole, and in which share of the "
                                                         "objects: tok_spectrum_sdss+tok_image>tok_spectrum_desi=0.1; may be "
                                                         "given repeatedly.")] = None,
@@ -99,7 +103,8 @@ def omni(
     how = _how(pair)
     given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split, "rate": rate,
              "threads": threads, "batch": batch, "average": average,
-             "part": part}
+             "part": part, "compiled": compiled or None,
+             "placed": placed}
     with one_sentence():
         asked = chosen(recipe, **{name: value for name, value in given.items() if value is not None})
         if inputs:

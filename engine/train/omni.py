@@ -35,6 +35,7 @@ from engine.train.omni_batches import Batch, Batches
 from engine.train.omni_recipes import OmniRecipe, available, check_memory, chosen
 from engine.train.omni_step import MaskedOmni, weights
 from engine.train.optim import adamw_omni, average, rate_at
+from engine.train.placed_heads import pairs_of, place_heads
 from engine.train.token_data import TokenData, cells_of, copies_of, joined, tokens_of
 
 
@@ -122,11 +123,13 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
         model.init_weights(recipe.seed)
     else:
         model.load_state_dict(checkpoints.load_aion(start).state_dict())
+    if recipe.placed:
+        place_heads(model, pairs_of(model, recipe.budgets.translations), data, layout, recipe.placed)
     if recipe.part == "decoder":  # tables and vectors of modalities are the encoder's, too
         for name, p in model.named_parameters():
             p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "decoder_proj_context.", "mask_token")))
     module = parallel.apply(MaskedOmni(model, recipe.soften))
-    if recipe.compiled and device.type == "cuda":
+    if recipe.compiled and (device.type == "cuda" or shutil.which("g++")):
         for block in (*model.encoder, *model.decoder):
             block.compile(dynamic=True)  # the number of tokens changes from batch to batch
     averages = {name: p.detach().clone() for name, p in model.named_parameters()}

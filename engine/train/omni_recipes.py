@@ -29,8 +29,9 @@ class OmniRecipe:
     the share `warmup` of the steps, stays for the share `flat`, and falls as a cosine. average: what the averaged weights,
     which are the result, keep of themselves in a step. validation: the share of objects held out, by "rows" or whole pieces of
     sky ("positions"); validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored:
-    of the result. threads: of torch on a CPU. compiled: on a GPU. part: what is trained, "all" or the blocks of the "decoder"
-    alone, which leaves all vectors as they are. mlp_ratio, share_tables: see `OmniConfig`.
+    of the result. threads: of torch on a CPU. compiled: the blocks, on a CPU where g++ is. part: what is trained, "all" or the
+    blocks of the "decoder" alone, which leaves all vectors as they are. placed: see `engine.train.placed_heads`, in how many
+    blocks. mlp_ratio, share_tables: see `OmniConfig`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class OmniRecipe:
     checkpoint_every: int = 500
     share_tables: bool = False
     part: str = "all"
+    placed: int = 0
 
     def __post_init__(self) -> None:
         for name, value, allowed in (("loss", self.loss, LOSSES), ("split", self.split, SPLITS),
