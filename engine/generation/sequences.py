@@ -6,7 +6,6 @@ Shape letters: B objects, R = B samples rows, n tokens so far, V ids.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -81,8 +80,7 @@ def _contexts(model: Omni, tokens: Tokens, hidden: Tokens, settings: Settings, t
     with torch.inference_mode():
         given = encode(model, tokens, hidden)
         samples = total // len(given.context)
-        repeated = replace(given, context=given.context.repeat_interleave(samples, 0),
-                           visible=given.visible.repeat_interleave(samples, 0))
+        repeated = given.repeated(samples)
         if settings.guidance == 1:
             return model.remember(repeated), None
         key, value = next(iter(tokens.items()))

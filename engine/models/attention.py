@@ -168,14 +168,23 @@ class CrossAttention(nn.Module):
     def __init__(self, sizes: BlockSizes) -> None:
         super().__init__()
         self.heads = sizes.heads
+        self.token_head: int | None = None  # the head whose values are made of the tokens' own vectors
         self.q = nn.Linear(sizes.dim, sizes.dim, bias=sizes.qkv_bias)
         self.kv = nn.Linear(sizes.dim, 2 * sizes.dim, bias=sizes.qkv_bias)
         self.q_norm, self.k_norm = sizes.head_norm(), sizes.head_norm()
         self.proj = nn.Linear(sizes.dim, sizes.dim, bias=sizes.proj_bias)
 
-    def memory(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, N, K) of a context (B, N, D): all that attention needs to know of it."""
+    def memory(self, context: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, N, K) of a context (B, N, D): all that attention needs to know of it. tokens: (B, N, D), what
+        the values of `token_head` are made of."""
         k, v = self.kv(context).unflatten(2, (2, self.heads, -1)).unbind(2)
+        if self.token_head is not None:
+            if tokens is None:
+                raise ValueError("a head reads the vectors of the tokens, but the context came without them")
+            h, own = self.token_head, (self.heads + self.token_head) * v.shape[-1]
+            bias = None if self.kv.bias is None else self.kv.bias[own : own + v.shape[-1]]
+            said = F.linear(tokens, self.kv.weight[own : own + v.shape[-1]], bias)
+            v = torch.cat([v[:, :, :h], said[:, :, None].to(v.dtype), v[:, :, h + 1 :]], 2)
         return self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
 
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
@@ -223,17 +232,17 @@ class DecoderBlock(nn.Module):
         self.query_norm, self.context_norm, self.cross_attn = sizes.norm(), sizes.norm(), CrossAttention(sizes)
         self.norm2, self.mlp = sizes.norm(), Perceptron(sizes)
 
-    def memory(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the context (B, N, D) for this block."""
-        return self.cross_attn.memory(self.context_norm(context))
+    def memory(self, context: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values of the context (B, N, D), and the vectors of its tokens, for this block."""
+        return self.cross_attn.memory(self.context_norm(context), tokens)
 
     def forward(self, x: Tensor, context: Tensor, among: Attend, onto: Attend,
-                memory: tuple[Tensor, Tensor] | None = None) -> Tensor:
+                memory: tuple[Tensor, Tensor] | None = None, tokens: Tensor | None = None) -> Tensor:
         """x: (B, T, D), or (1, T, D) while all rows are the same -> (B, T, D); `among` its tokens, `onto` the context.
 
-        memory: what `memory` made of the context before.
+        memory: what `memory` made of the context, and of its tokens, before.
         """
-        memory = self.memory(context) if memory is None else memory
+        memory = self.memory(context, tokens) if memory is None else memory
         x = x + drop_path(self.self_attn(self.norm1(x), among), self.drop, self.training)
         x = x + drop_path(self.cross_attn(self.query_norm(x), memory, onto), self.drop, self.training)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop, self.training)

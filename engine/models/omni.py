@@ -39,7 +39,8 @@ class Encoded:
     """What the decoder attends to.
 
     context: (B, N, D), zero where hidden; visible: bool (B, N); slices: "registers" (empty if the model has none), then the
-    modalities in the order given -> their tokens among the N; complete: everything is visible; memory: see `Omni.remember`.
+    modalities in the order given -> their tokens among the N; complete: everything is visible; memory: see `Omni.remember`;
+    tokens: (B, N, D), the vectors of the tokens themselves, in models with `token_heads`.
     """
 
     context: Tensor
@@ -47,11 +48,19 @@ class Encoded:
     slices: dict[str, slice]
     complete: bool = False
     memory: tuple[tuple[Tensor, Tensor], ...] | None = None
+    tokens: Tensor | None = None
 
     def rows(self, some: slice) -> Encoded:
         """The same for some of the batch."""
         memory = None if self.memory is None else tuple((k[some], v[some]) for k, v in self.memory)
-        return replace(self, context=self.context[some], visible=self.visible[some], memory=memory)
+        return replace(self, context=self.context[some], visible=self.visible[some], memory=memory,
+                       tokens=None if self.tokens is None else self.tokens[some])
+
+    def repeated(self, samples: int) -> Encoded:
+        """Each row so many times, one after the other; before anything is remembered."""
+        return replace(self, context=self.context.repeat_interleave(samples, 0),
+                       visible=self.visible.repeat_interleave(samples, 0),
+                       tokens=None if self.tokens is None else self.tokens.repeat_interleave(samples, 0))
 
 
 class Embedding(nn.Module):
@@ -105,9 +114,16 @@ class Omni(nn.Module):
             self.decoder_proj_context = nn.Linear(c.dim, c.dim)
             self.decoder = nn.ModuleList([DecoderBlock(c.blocks, rate) for rate in decoder_rates])
             self.decoder_norm = c.blocks.norm()
+        self.read_tokens(c.token_heads)
         if device.type != "meta":
             self.to_empty(device=device)
             self.init_weights(0)
+
+    def read_tokens(self, heads: tuple[int, ...]) -> None:
+        """In the first blocks of the decoder let these heads have the tokens' own vectors for values: see `OmniConfig`."""
+        self.config = replace(self.config, token_heads=heads)
+        for block, head in zip(self.decoder, heads, strict=False):
+            cast(DecoderBlock, block).cross_attn.token_head = head
 
     # --------------------------------------------------------------------------------------------------------- start
 
@@ -187,14 +203,18 @@ class Omni(nn.Module):
         batch = next(iter(ids.values())).shape[0]
         pieces = [self._context(_rows(ids, rows), slices, None if visible is None else visible[rows])
                   for rows in self._pieces(batch, stop)]
-        context = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        context = torch.cat([piece[0] for piece in pieces]) if len(pieces) > 1 else pieces[0][0]
+        what = torch.cat([cast(Tensor, piece[1]) for piece in pieces]) if self.config.token_heads else None
         shown = torch.ones(batch, stop, dtype=torch.bool, device=context.device) if visible is None else visible
-        return Encoded(context, shown, slices, complete=visible is None)
+        return Encoded(context, shown, slices, complete=visible is None, tokens=what)
 
-    def _context(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None) -> Tensor:
-        """The context (B, N, D) of ids (B, n) of which bool (B, N) is visible; None: all."""
-        x, place = self._embed(ids, slices, visible)
+    def _context(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None
+                 ) -> tuple[Tensor, Tensor | None]:
+        """The context (B, N, D) of ids (B, n) of which bool (B, N) is visible (None: all), and, if a head reads them, the
+        vectors of the tokens (B, N, D)."""
+        what, place = self._embed(ids, slices, visible)
         packing = None if visible is None else _Packing.of(visible)
+        x = what
         if packing is not None:
             x, place = packing.pack(x), packing.pack(place)
         attend = where(None if packing is None else packing.seen)
@@ -202,7 +222,8 @@ class Omni(nn.Module):
         for block in self.encoder:
             x = self._run(block, x, attend)
         context = self.decoder_proj_context(self.encoder_norm(x)) + place
-        return context if packing is None else packing.unpack(context)
+        kept = what.expand(len(context), -1, -1) if self.config.token_heads else None
+        return context if packing is None else packing.unpack(context), kept
 
     def _embed(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the tokens are, (B, N, D), and their place, (B, N, D), or (1, N, D) where it is the same in all rows."""
@@ -265,22 +286,23 @@ class Omni(nn.Module):
     def remember(self, encoded: Encoded) -> Encoded:
         """The same with the keys and values of every decoder block, 2 B N D numbers each: for many calls of `decode`."""
         return replace(encoded, memory=tuple(
-            cast(DecoderBlock, block).memory(encoded.context) for block in self.decoder))
+            cast(DecoderBlock, block).memory(encoded.context, encoded.tokens) for block in self.decoder))
 
     def _answers(self, encoded: Encoded, ids: dict[str, Tensor], places: dict[str, Tensor], slices: dict[str, slice],
                  among: Attend) -> dict[str, Tensor]:
         """Logits of the target tokens in `slices`; ids: of the sequences among them; places: of what is asked for in part."""
-        context = encoded.context
+        context, tokens = encoded.context, encoded.tokens
         seen = None if encoded.complete else encoded.visible[:, None, None, :]
         if seen is not None and encoded.memory is None:
             packing = _Packing.of(encoded.visible)
             context, seen = packing.pack(context), packing.seen
+            tokens = None if tokens is None else packing.pack(tokens)
         onto = where(seen)
         y = _join([self._queries(key, ids.get(key), places.get(key)) for key in slices])
         if self.training:  # dropped paths differ from row to row
             y = y.expand(context.shape[0], -1, -1)
         for i, block in enumerate(self.decoder):
-            y = self._run(block, y, context, among, onto, None if encoded.memory is None else encoded.memory[i])
+            y = self._run(block, y, context, among, onto, None if encoded.memory is None else encoded.memory[i], tokens)
         y = self.decoder_norm(y)
         return {key: self.to_logits(key, y[:, own]) for key, own in slices.items()}
 

@@ -10,17 +10,19 @@ from typing import Any
 from engine.modalities import MODALITIES, Modality
 from engine.models.attention import ACTIVATIONS, BlockSizes
 
-OURS = ("sizes", "share_tables", "soften")  # keys that the published files do not have
+OURS = ("sizes", "share_tables", "soften", "token_heads")  # keys that the published files do not have
 
 
 @dataclass(frozen=True)
 class OmniConfig:
     """A transformer, in the keys of the published config.json (the first four have no default there either).
 
-    Three are ours and absent from the published files. `sizes`: key -> (tokens, vocabulary) of a modality where they differ
+    Four are ours and absent from the published files. `sizes`: key -> (tokens, vocabulary) of a modality where they differ
     from `engine.modalities`. `share_tables`: modalities of one codec have one table of token vectors, read by encoder and
     decoder, and logits are products with it (Press & Wolf 2017; 4M, Mizrahi et al. 2023). `soften`: over how many bins the
-    redshifts asked for in training were spread; `engine.models.spreading` takes that off what the model says.
+    redshifts asked for in training were spread; `engine.models.spreading` takes that off what the model says. `token_heads`: of
+    each of the first blocks of the decoder the head onto the context whose values are the vectors of the tokens, not what the
+    encoder made of them, which knows the object and hardly the token.
 
     Raises ValueError naming the key, its value and what is allowed.
     """
@@ -50,6 +52,7 @@ class OmniConfig:
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict, hash=False)
     share_tables: bool = False
     soften: float = 0.0
+    token_heads: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("domains_in", "domains_out"):
@@ -67,6 +70,10 @@ class OmniConfig:
         _require(self.dim % 4 == 0 and self.dim % self.num_heads == 0, "dim", self.dim,
                  f"a multiple of 4 (sin-cos positions) and of num_heads = {self.num_heads}")
         _require(_is_number(self.soften) and self.soften >= 0, "soften", self.soften, "a number of bins, 0 or more")
+        object.__setattr__(self, "token_heads", tuple(self.token_heads))
+        _require(len(self.token_heads) <= self.decoder_depth and all(
+            type(h) is int and 0 <= h < self.num_heads for h in self.token_heads), "token_heads", self.token_heads,
+            f"numbers of heads, 0 to {self.num_heads - 1}, of at most {self.decoder_depth} blocks")
         _require(self.act_layer in ACTIVATIONS, "act_layer", self.act_layer, f"one of {', '.join(ACTIVATIONS)}")
         object.__setattr__(self, "sizes", {key: _size(key, value, self.domains) for key, value in dict(self.sizes).items()})
         if self.share_tables:
@@ -105,8 +112,9 @@ class OmniConfig:
 
     @property
     def published(self) -> bool:
-        """Whether its tensors are those of AION-1's files, which the reference package can read; `soften` changes none."""
-        return not self.sizes and not self.share_tables
+        """Whether its tensors are those of AION-1's files, and the reference package computes the same with them; `soften`
+        changes nothing of it."""
+        return not self.sizes and not self.share_tables and not self.token_heads
 
     @property
     def domains(self) -> tuple[str, ...]:

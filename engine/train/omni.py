@@ -124,10 +124,13 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     else:
         model.load_state_dict(checkpoints.load_aion(start).state_dict())
     if recipe.placed:
-        place_heads(model, pairs_of(model, recipe.budgets.translations), data, layout, recipe.placed)
+        first = Batches(data, layout, replace(recipe, pieces=1))[0]
+        place_heads(MaskedOmni(model, recipe.soften), pairs_of(model, recipe.budgets.translations), data,
+                    first.pieces[0].to(device), weights(first.counts, recipe.loss, layout).to(device), recipe.placed)
+        config = model.config
     if recipe.part == "decoder":  # tables and vectors of modalities are the encoder's, too
         for name, p in model.named_parameters():
-            p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "decoder_proj_context.", "mask_token")))
+            p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "mask_token")))
     module = parallel.apply(MaskedOmni(model, recipe.soften))
     if recipe.compiled and (device.type == "cuda" or shutil.which("g++")):
         for block in (*model.encoder, *model.decoder):

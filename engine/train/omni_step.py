@@ -139,22 +139,22 @@ class MaskedOmni(nn.Module):
         return [self.model.to_logits(key, part) if key in self.model.outputs else part
                 for key, part in zip(self.layout.keys, parts, strict=True)]
 
-    def _encode(self, batch: Compact) -> tuple[Tensor, Tensor | None]:
-        """Context (B, R + K, D), and which of it is seen, bool (B, 1, 1, R + K), or None for all."""
+    def _encode(self, batch: Compact) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Context (B, R + K, D), the vectors of its tokens, and which are seen, bool (B, 1, 1, R + K), or None for all."""
         model, c = self.model, self.model.config
         tables = [model.table(key, "encoder") if key in model.inputs else None for key in self.layout.keys]
         place = self._places(batch.inputs, decoder=False)
-        x = _looked_up(tables, batch.input_ids, batch.by_input, batch.input_counts) + place
+        what = _looked_up(tables, batch.input_ids, batch.by_input, batch.input_counts)
         if model.register_tokens is not None:
-            x = torch.cat([model.register_tokens.expand(x.shape[0], -1, -1), x], 1)
+            what = torch.cat([model.register_tokens.expand(what.shape[0], -1, -1), what], 1)
             place = F.pad(place, (0, 0, c.num_register_tokens, 0))
         seen = F.pad(batch.inputs_kept, (c.num_register_tokens, 0), value=True)[:, None, None] if batch.ragged else None
-        attend = where(seen)
+        attend, x = where(seen), what + place
         for block in model.encoder:
             x = self._run(block, x, attend)
-        return model.decoder_proj_context(model.encoder_norm(x)) + place, seen
+        return model.decoder_proj_context(model.encoder_norm(x)) + place, what, seen
 
-    def _decode(self, batch: Compact, context: Tensor, seen: Tensor | None) -> Tensor:
+    def _decode(self, batch: Compact, context: Tensor, tokens: Tensor, seen: Tensor | None) -> Tensor:
         """What logits are made of, (B, T, D)."""
         what: Tensor = self.model.mask_token
         for key in self.layout.sequences:  # a sequence's target is asked for by the token before it
@@ -165,7 +165,7 @@ class MaskedOmni(nn.Module):
         y = what + self._places(batch.targets, decoder=True)
         among, onto = where(self._among(batch)), where(seen)
         for block in self.model.decoder:
-            y = self._run(block, y, context, among, onto)
+            y = self._run(block, y, context, among, onto, None, tokens)
         return self.model.decoder_norm(y)
 
     def _places(self, places: Tensor, decoder: bool) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from engine.models.omni import Omni
 from engine.models.tokens import position_table
 from engine.train.masking import Layout
+from engine.train.omni_step import Compact, MaskedOmni
 from engine.train.token_data import TokenData
 
 OBJECTS = 128  # that the regression sees, of each pair of modalities
@@ -35,19 +36,34 @@ def pairs_of(model: Omni, translations: Sequence[tuple[tuple[str, ...], str, flo
 
 
 @torch.no_grad()
-def place_heads(model: Omni, pairs: Sequence[tuple[str, str]], data: TokenData, layout: Layout, blocks: int) -> None:
-    """Set one head of the cross-attention of each of the first blocks, the one that says least: its queries and keys to the
-    position, its values to what the token is, what it adds to nothing. Raises ValueError if there are no such pairs."""
-    seen = [found for pair in pairs if (found := _tokens(*pair, data, layout)) is not None]
+def place_heads(module: MaskedOmni, pairs: Sequence[tuple[str, str]], data: TokenData, batch: Compact, weight: Tensor,
+                blocks: int) -> None:
+    """Set one head of the cross-attention of each of the first blocks: its queries and keys to the position, its values to
+    the vectors of tokens (`OmniConfig.token_heads`), what it adds to nothing. It is the head without which the loss of a
+    batch, with the weight (M,) of each modality, is smallest. Raises ValueError if there are no such pairs."""
+    seen = [found for pair in pairs if (found := _tokens(*pair, data, module.layout)) is not None]
     if not seen:
         raise ValueError("heads are placed by pairs of spectra, as in --translate 'tok_spectrum_sdss>tok_spectrum_desi=0.3'; "
                          "no object has such a pair")
-    for number in range(blocks):
-        queries, keys, values, said = (torch.cat(parts) for parts in zip(
-            *(_inside(model, number, *one) for one in seen), strict=True))
-        block: Any = model.decoder[number].cross_attn  # type: ignore[union-attr]
-        head = int(said.view(-1, block.heads, said.shape[-1] // block.heads).square().sum((0, 2)).argmin())
-        _set(model, number, head, queries, keys, values)
+    model, heads = module.model, list(module.model.config.token_heads)
+    for number in range(len(heads), blocks):
+        head = _least_needed(module, number, batch, weight)
+        queries, keys, whats = (torch.cat(parts) for parts in zip(*(_inside(model, number, *one) for one in seen), strict=True))
+        _set(model, number, head, queries, keys, whats)
+        heads.append(head)
+        model.read_tokens(tuple(heads))
+
+
+def _least_needed(module: MaskedOmni, number: int, batch: Compact, weight: Tensor) -> int:
+    """The head of a block without which the loss is smallest."""
+    block: Any = module.model.decoder[number]
+    proj, losses = block.cross_attn.proj.weight, []
+    for own in torch.arange(module.model.config.dim).chunk(block.cross_attn.heads):
+        kept = proj[:, own].clone()
+        proj[:, own] = 0
+        losses.append(float((module(batch) * weight).sum()))
+        proj[:, own] = kept
+    return min(range(len(losses)), key=losses.__getitem__)
 
 
 def _tokens(source: str, target: str, data: TokenData, layout: Layout) -> tuple[str, str, Tensor] | None:
@@ -60,13 +76,12 @@ def _tokens(source: str, target: str, data: TokenData, layout: Layout) -> tuple[
 
 def _inside(model: Omni, number: int, source: str, target: str, ids: Tensor) -> tuple[Tensor, ...]:
     """Of a block, for every place of every object: what queries are made of (B n, D) with the waves there (B n, K) behind it,
-    the same of keys, what values are made of with what the token is (B n, D) behind it, and what the heads say (B n, D)."""
+    the same of keys, and the vectors of the tokens (B n, D)."""
     block: Any = model.decoder[number]
     ids = ids.to(model.mask_token.device)
-    caught: dict[str, list[Tensor]] = {"query": [], "context": [], "said": []}
+    caught: dict[str, list[Tensor]] = {"query": [], "context": []}
     hooks = [module.register_forward_hook(lambda _, __, out, name=name: caught[name].append(out))
              for name, module in (("query", block.query_norm), ("context", block.context_norm))]
-    hooks.append(block.cross_attn.proj.register_forward_pre_hook(lambda _, args: caught["said"].append(args[0])))
     model.decode(model.encode({source: ids}), [target])
     for hook in hooks:
         hook.remove()
@@ -75,7 +90,7 @@ def _inside(model: Omni, number: int, source: str, target: str, ids: Tensor) -> 
     query = torch.cat([q.expand(len(c), -1, -1) for q, c in zip(caught["query"], caught["context"], strict=True)])
     at_query, at_key = (_waves(model, key, size).to(ids.device).expand(len(ids), -1, -1) for key in (target, source))
     what = model.table(source, "encoder")(ids)
-    parts = ((query, at_query), (context, at_key), (context, what), (torch.cat(caught["said"]),))
+    parts = ((query, at_query), (context, at_key), (what,))
     return tuple(torch.cat(part, -1).flatten(0, 1) for part in parts)
 
 
@@ -89,18 +104,15 @@ def _waves(model: Omni, key: str, size: int) -> Tensor:
     return torch.nn.functional.pad(waves, (0, size - 2 * count))
 
 
-def _set(model: Omni, number: int, head: int, queries: Tensor, keys: Tensor, values: Tensor) -> None:
-    """The weights of one head from vectors (B n, D) and what they should give, behind them."""
-    block: Any = model.decoder[number].cross_attn
+def _set(model: Omni, number: int, head: int, queries: Tensor, keys: Tensor, whats: Tensor) -> None:
+    """The weights of one head: from vectors (B n, D) with what they should give behind them, and from tokens' vectors."""
+    block: Any = model.decoder[number].cross_attn  # type: ignore[union-attr]
     width, size = model.config.dim, model.config.dim // block.heads
     own = slice(head * size, (head + 1) * size)
     block.q.weight[own] = _ridge(queries[:, :width], queries[:, width:])
     block.kv.weight[own] = _ridge(keys[:, :width], keys[:, width:])
-    what = values[:, width:]
-    _, _, main = torch.linalg.svd(what - what.mean(0), full_matrices=False)
-    scale = block.kv.weight[width:].std() * width**0.5  # values as large as the other heads have them
-    found = _ridge(values[:, :width], (what - what.mean(0)) @ main[:size].T)
-    block.kv.weight[width + own.start : width + own.stop] = found * (scale / found.norm(dim=1).mean())
+    _, spread, main = torch.linalg.svd(whats - whats.mean(0), full_matrices=False)
+    block.kv.weight[width + own.start : width + own.stop] = main[:size] * (len(whats) ** 0.5 / spread[:size].mean())
     block.proj.weight[:, own] = 0
 
 

@@ -247,6 +247,29 @@ def test_pieces_of_a_batch_are_the_batch(model: Omni, monkeypatch: pytest.Monkey
 # -------------------------------------------------------------------------------------------------------------- decode
 
 
+def test_a_head_reads_the_tokens_themselves(tmp_path: Path) -> None:
+    """Its values do not know the encoder; packed, remembered, repeated and loaded again the answers are the same."""
+    model = made(token_heads=(1,)).requires_grad_(False)
+    tokens = some_tokens("tok_image", "tok_z")
+    hidden = {"tok_image": torch.rand(3, 16, generator=torch.Generator().manual_seed(2)) < 0.5}
+    encoded = model.encode(tokens, hidden)
+    answers = model.decode(encoded, ["tok_xp_bp"])["tok_xp_bp"]
+    close(model.decode(model.remember(encoded), ["tok_xp_bp"])["tok_xp_bp"], answers)
+    twice = model.decode(model.remember(encoded.repeated(2)), ["tok_xp_bp"])["tok_xp_bp"]
+    close(twice[::2], answers)
+    close(twice[1::2], answers)
+    save_aion(tmp_path, model)
+    assert load_aion(tmp_path).config.token_heads == (1,) and not model.config.published
+    close(load_aion(tmp_path).decode(encoded, ["tok_xp_bp"])["tok_xp_bp"], answers)
+    (_, with_tokens), (_, other) = (model.remember(replace(encoded, context=c)).memory[0]  # type: ignore[index]
+                                    for c in (encoded.context, encoded.context.roll(1, 0)))
+    assert torch.equal(with_tokens[:, 1], other[:, 1]) and not torch.equal(with_tokens[:, 0], other[:, 0])
+    without = made().requires_grad_(False)
+    assert (without.decode(without.encode(tokens, hidden), ["tok_xp_bp"])["tok_xp_bp"] - answers).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="came without them"):
+        model.decode(replace(encoded, tokens=None), ["tok_xp_bp"])
+
+
 def test_one_encoding_serves_many_calls(model: Omni) -> None:
     tokens = some_tokens("tok_image", "tok_z")
     hidden = {"tok_image": torch.rand(3, 16, generator=torch.Generator().manual_seed(2)) < 0.5}

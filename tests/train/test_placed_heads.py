@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from engine.models.omni import Omni, OmniConfig
 from engine.models.tokens import position_table
 from engine.records import Records
-from engine.train.masking import Layout
+from engine.train.masking import Budgets, Layout, choose
+from engine.train.omni_step import Compact, MaskedOmni, compact
 from engine.train.placed_heads import pairs_of, place_heads
 from engine.train.token_data import TokenData
 
@@ -32,6 +34,12 @@ def tokens(place: Path) -> TokenData:
         rows = np.arange(200) if number else np.arange(0, 200, 2)
         records[key].append(rows, np.random.default_rng(number).integers(0, vocabulary, (len(rows), n)), 200)
     return TokenData([records], Layout(CONFIG), 16, 0, 0.0)
+
+
+def first(data: TokenData) -> tuple[Compact, torch.Tensor]:
+    """A batch, and the weights of its losses."""
+    ids, there = data.read(data.train[:64])
+    return compact(ids, choose(there, data.layout, Budgets((40,), 24), 0, 0), data.layout), torch.ones(len(KEYS))
 
 
 def attention(model: Omni, number: int, ids: torch.Tensor) -> torch.Tensor:
@@ -57,7 +65,7 @@ def test_they_look_where_they_are_asked(tmp_path: Path, number: int) -> None:
     model.init_weights(3)
     ids = data.read(data.train[:5])[0][:, data.layout.slices["tok_spectrum_sdss"]]
     before = attention(model, number, ids).diagonal(dim1=2, dim2=3).mean((0, 2))
-    place_heads(model, pairs_of(model, TRANSLATIONS), data, data.layout, number + 1)
+    place_heads(MaskedOmni(model), pairs_of(model, TRANSLATIONS), data, *first(data), number + 1)
     after = attention(model, number, ids).diagonal(dim1=2, dim2=3).mean((0, 2))
     assert before.max() < 0.04 and after.max() > 0.2  # gains of new norms are 1: trained ones see sharper
     head = int(after.argmax())
@@ -67,6 +75,22 @@ def test_they_look_where_they_are_asked(tmp_path: Path, number: int) -> None:
     assert not model.decoder[number].cross_attn.proj.weight[:, 16 * head : 16 * head + 16].any()  # type: ignore[union-attr]
 
 
+def test_the_head_without_which_the_loss_is_smallest_is_taken(tmp_path: Path) -> None:
+    data, model = tokens(tmp_path), Omni(CONFIG)
+    model.init_weights(3)
+    module, (batch, weight) = MaskedOmni(model), first(data)
+    without = []
+    for head in range(4):
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            other.model.decoder[0].cross_attn.proj.weight[:, 16 * head : 16 * head + 16] = 0  # type: ignore[union-attr, index]
+            without.append(float((other(batch) * weight).sum()))
+    place_heads(module, pairs_of(model, TRANSLATIONS), data, batch, weight, 1)
+    with torch.no_grad():
+        assert float((module(batch) * weight).sum()) == pytest.approx(min(without), rel=1e-6)
+    assert max(without) > min(without) * (1 + 1e-5)
+
+
 def test_pairs_are_spectra_of_one_codec() -> None:
     assert pairs_of(Omni(CONFIG), TRANSLATIONS) == [("tok_spectrum_sdss", "tok_spectrum_desi")]
 
@@ -74,7 +98,7 @@ def test_pairs_are_spectra_of_one_codec() -> None:
 def test_without_a_pair_one_sentence_tells(tmp_path: Path) -> None:
     data = tokens(tmp_path)
     with pytest.raises(ValueError, match=r"--translate .*no object has such a pair"):
-        place_heads(Omni(CONFIG), pairs_of(Omni(CONFIG), TRANSLATIONS[1:]), data, data.layout, 1)
+        place_heads(MaskedOmni(Omni(CONFIG)), pairs_of(Omni(CONFIG), TRANSLATIONS[1:]), data, *first(data), 1)
 
 
 def test_waves_tell_neighbours_apart() -> None:
