@@ -120,9 +120,9 @@ class Omni(nn.Module):
             self.init_weights(0)
 
     def read_tokens(self, heads: tuple[int, ...]) -> None:
-        """In the first blocks of the decoder let these heads have the tokens' own vectors for values: see `OmniConfig`."""
+        """In the last blocks of the decoder let these heads have the tokens' own vectors for values: see `OmniConfig`."""
         self.config = replace(self.config, token_heads=heads)
-        for block, head in zip(self.decoder, heads, strict=False):
+        for block, head in zip(reversed(self.decoder), heads, strict=False):
             cast(DecoderBlock, block).cross_attn.token_head = head
 
     # --------------------------------------------------------------------------------------------------------- start

@@ -20,9 +20,9 @@ class OmniConfig:
     Four are ours and absent from the published files. `sizes`: key -> (tokens, vocabulary) of a modality where they differ
     from `engine.modalities`. `share_tables`: modalities of one codec have one table of token vectors, read by encoder and
     decoder, and logits are products with it (Press & Wolf 2017; 4M, Mizrahi et al. 2023). `soften`: over how many bins the
-    redshifts asked for in training were spread; `engine.models.spreading` takes that off what the model says. `token_heads`: of
-    each of the first blocks of the decoder the head onto the context whose values are the vectors of the tokens, not what the
-    encoder made of them, which knows the object and hardly the token.
+    redshifts asked for in training were spread; `engine.models.spreading` takes that off what the model says. `token_heads`:
+    of the decoder's last block, the one before and so on, the head onto the context whose values are the vectors of the
+    tokens, not what the encoder made of them, which knows the object and hardly the token.
 
     Raises ValueError naming the key, its value and what is allowed.
     """

@@ -31,7 +31,7 @@ class OmniRecipe:
     sky ("positions"); validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored:
     of the result. threads: of torch on a CPU. compiled: the blocks, on a CPU where g++ is. part: what is trained, "all" or the
     blocks of the "decoder" alone, which leaves all vectors as they are. placed: see `engine.train.placed_heads`, in how many
-    blocks. mlp_ratio, share_tables: see `OmniConfig`.
+    last blocks. mlp_ratio, share_tables: see `OmniConfig`.
     """
 
     name: str

@@ -38,7 +38,7 @@ def pairs_of(model: Omni, translations: Sequence[tuple[tuple[str, ...], str, flo
 @torch.no_grad()
 def place_heads(module: MaskedOmni, pairs: Sequence[tuple[str, str]], data: TokenData, batch: Compact, weight: Tensor,
                 blocks: int) -> None:
-    """Set one head of the cross-attention of each of the first blocks: its queries and keys to the position, its values to
+    """Set one head of the cross-attention of each of the last blocks: its queries and keys to the position, its values to
     the vectors of tokens (`OmniConfig.token_heads`), what it adds to nothing. It is the head without which the loss of a
     batch, with the weight (M,) of each modality, is smallest. Raises ValueError if there are no such pairs."""
     seen = [found for pair in pairs if (found := _tokens(*pair, data, module.layout)) is not None]
@@ -46,7 +46,8 @@ def place_heads(module: MaskedOmni, pairs: Sequence[tuple[str, str]], data: Toke
         raise ValueError("heads are placed by pairs of spectra, as in --translate 'tok_spectrum_sdss>tok_spectrum_desi=0.3'; "
                          "no object has such a pair")
     model, heads = module.model, list(module.model.config.token_heads)
-    for number in range(len(heads), blocks):
+    last = model.config.decoder_depth - 1
+    for number in range(last - len(heads), last - blocks, -1):  # nearest to the answer a head learns fastest
         head = _least_needed(module, number, batch, weight)
         queries, keys, whats = (torch.cat(parts) for parts in zip(*(_inside(model, number, *one) for one in seen), strict=True))
         _set(model, number, head, queries, keys, whats)

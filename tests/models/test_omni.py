@@ -261,7 +261,7 @@ def test_a_head_reads_the_tokens_themselves(tmp_path: Path) -> None:
     save_aion(tmp_path, model)
     assert load_aion(tmp_path).config.token_heads == (1,) and not model.config.published
     close(load_aion(tmp_path).decode(encoded, ["tok_xp_bp"])["tok_xp_bp"], answers)
-    (_, with_tokens), (_, other) = (model.remember(replace(encoded, context=c)).memory[0]  # type: ignore[index]
+    (_, with_tokens), (_, other) = (model.remember(replace(encoded, context=c)).memory[-1]  # type: ignore[index]
                                     for c in (encoded.context, encoded.context.roll(1, 0)))
     assert torch.equal(with_tokens[:, 1], other[:, 1]) and not torch.equal(with_tokens[:, 0], other[:, 0])
     without = made().requires_grad_(False)

@@ -65,7 +65,7 @@ def test_they_look_where_they_are_asked(tmp_path: Path, number: int) -> None:
     model.init_weights(3)
     ids = data.read(data.train[:5])[0][:, data.layout.slices["tok_spectrum_sdss"]]
     before = attention(model, number, ids).diagonal(dim1=2, dim2=3).mean((0, 2))
-    place_heads(MaskedOmni(model), pairs_of(model, TRANSLATIONS), data, *first(data), number + 1)
+    place_heads(MaskedOmni(model), pairs_of(model, TRANSLATIONS), data, *first(data), 2 - number)
     after = attention(model, number, ids).diagonal(dim1=2, dim2=3).mean((0, 2))
     assert before.max() < 0.04 and after.max() > 0.2  # gains of new norms are 1: trained ones see sharper
     head = int(after.argmax())
@@ -83,7 +83,7 @@ def test_the_head_without_which_the_loss_is_smallest_is_taken(tmp_path: Path) ->
     for head in range(4):
         other = copy.deepcopy(module)
         with torch.no_grad():
-            other.model.decoder[0].cross_attn.proj.weight[:, 16 * head : 16 * head + 16] = 0  # type: ignore[union-attr, index]
+            other.model.decoder[1].cross_attn.proj.weight[:, 16 * head : 16 * head + 16] = 0  # type: ignore[union-attr, index]
             without.append(float((other(batch) * weight).sum()))
     place_heads(module, pairs_of(model, TRANSLATIONS), data, batch, weight, 1)
     with torch.no_grad():
