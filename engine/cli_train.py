@@ -83,8 +83,8 @@ def omni(
                                                   "few steps need less than .999.")] = None,
     part: Annotated[str | None, typer.Option(help="What is trained: all, or decoder, which leaves vectors and a head "
                                              "for search as they are.")] = None,
-    placed: Annotated[int | None, typer.Option(min=0, help="In so many last blocks of the decoder a head begins by looking where "
-                                               "it is asked, for translations of spectra.")] = None,
+    placed: Annotated[int | None, typer.Option(min=0, help="In so many last blocks of the decoder a head looks where it is "
+                                               "asked from the start, for translations of spectra.")] = None,
     translate: Annotated[list[str] | None, typer.Option(help="A translation to train as a whole, and in which share of the "
                                                         "objects: tok_spectrum_sdss+tok_image>tok_spectrum_desi=0.1; may be "
                                                         "given repeatedly.")] = None,

@@ -113,7 +113,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     marks = {"digest": recipe.digest(config), "tokens": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]}
     if start is not None:
         marks["start"] = weights_checksum(start)[:16]
-    _check_previous(out, marks)
+    previous = _previous(out, marks)
     check_memory(recipe, config, available(device), processes, device.type == "cpu")
     if device.type == "cpu":
         torch.set_num_threads(recipe.threads)
@@ -123,11 +123,13 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
         model.init_weights(recipe.seed)
     else:
         model.load_state_dict(checkpoints.load_aion(start).state_dict())
-    if recipe.placed:
-        first = Batches(data, layout, replace(recipe, pieces=1))[0]
+    if previous is not None:
+        model.read_tokens(tuple(previous["token_heads"]))
+    elif recipe.placed:
+        first = Batches(data, layout, recipe)[0]
         place_heads(MaskedOmni(model, recipe.soften), pairs_of(model, recipe.budgets.translations), data,
                     first.pieces[0].to(device), weights(first.counts, recipe.loss, layout).to(device), recipe.placed)
-        config = model.config
+    config = model.config
     if recipe.part == "decoder":  # tables and vectors of modalities are the encoder's, too
         for name, p in model.named_parameters():
             p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "mask_token")))
@@ -140,11 +142,11 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     return Training(recipe, config, data, module, optimiser, averages, device, codecs, out, marks, start)
 
 
-def _check_previous(out: Path, marks: dict[str, str]) -> None:
-    """Raises ValueError if the folder holds a run that this one does not continue."""
+def _previous(out: Path, marks: dict[str, str]) -> dict[str, Any] | None:
+    """What a run that this one continues says of itself. Raises ValueError if the folder holds another."""
     previous = checkpoints.last_step(out / "checkpoint")
     if previous is None:
-        return
+        return None
     for mark, what in (("digest", "another recipe or of a model with other modalities"),
                        ("tokens", "other tokens (a sky has grown, they were made anew, or are paired otherwise)"),
                        ("start", "other weights to begin with")):
@@ -152,6 +154,7 @@ def _check_previous(out: Path, marks: dict[str, str]) -> None:
             name = previous.get("recipe", {}).get("name", "unknown")
             raise ValueError(f"{out} holds a run of {what} (recipe {name}, {previous.get('step')} steps); train into a new "
                              "folder, or remove this one")
+    return previous
 
 
 def _train(this: Training, first: int, started: float) -> Iterator[Step]:
@@ -168,7 +171,8 @@ def _train(this: Training, first: int, started: float) -> Iterator[Step]:
             if curve is not None:
                 curve.add(row)
         if last or (step + 1) % recipe.checkpoint_every == 0:
-            state = {"step": step + 1, "seconds": time.monotonic() - started, "recipe": recipe.to_dict(), **this.marks}
+            state = {"step": step + 1, "seconds": time.monotonic() - started, "recipe": recipe.to_dict(),
+                     "token_heads": this.config.token_heads, **this.marks}
             checkpoints.save_training(out / "checkpoint", this.module.model, this.optimiser, state, this.averages)
         if "seconds" in row:  # after the checkpoint: who reads the note may stop here
             note = f"step {step + 1:,} of {recipe.steps:,}: loss {row['loss']:.3f}"

@@ -31,7 +31,7 @@ from engine.train import codecs, omni, parallel, simulated_tokens
 from engine.train.codec_data import CodecSource, build_cache
 from engine.train.codec_folder import gather
 from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
-from engine.train.omni_recipes import OmniRecipe, chosen
+from engine.train.omni_recipes import DEMO, OmniRecipe, chosen
 
 PIECE = 15 << 20  # bytes of a kept file
 UNFINISHED = 3  # exit status: run it again
@@ -54,12 +54,16 @@ def _larger(kind: Kind, **changes: Any) -> CodecRecipe:
                    checkpoint_every=250, **changes)
 
 
+TRANSLATIONS = ((("tok_spectrum_sdss",), "tok_spectrum_desi", 0.3),
+                (("tok_spectrum_sdss", "tok_image"), "tok_spectrum_desi", 0.2),
+                (tuple(f"tok_flux_{band}" for band in "griz"), "tok_z", 0.05))
 PLANS = {
     # Large batches: a step has some thousand operations, which a processor starts no faster than a GPU does those of so many.
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
                 chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=100,
-                       checkpoint_every=100), 80_000, (12, 13, 14)),
+                       checkpoint_every=100, placed=2, budgets=replace(DEMO, translations=TRANSLATIONS)),
+                80_000, (12, 13, 14)),
     "tiny": Plan(RECIPES["tiny"], chosen("tiny", steps=20), 64),
 }
 

@@ -302,6 +302,26 @@ def test_the_decoder_alone_is_trained(place: Path, finished: Path, tmp_path: Pat
     assert all(torch.equal(value, resumed[name]) for name, value in after.items())
 
 
+def test_placed_heads_stay_where_a_run_was_stopped(tmp_path: Path) -> None:
+    """They are chosen at the start alone; what was stopped ends as what was not, and the model says which they are."""
+    config = replace(CONFIG, **SHARED)
+    folder = toy_model(tmp_path / "codecs-of")
+    save_aion(folder, Omni(config))
+    for key, (rows, ids) in toy_tokens(200, config=config).items():
+        manifest = {"key": key, "codec": codec_checksum(folder / "codecs" / config.modality(key).folder)}
+        Records.create(tmp_path / "toy.sky/tokens" / key, ids.shape[1:], "<u2", manifest).append(rows, ids, 200)
+    budgets = Budgets((8, 12), 8, translations=((("tok_spectrum_sdss",), "tok_spectrum_desi", 0.5),))
+    recipe = replace(RECIPE, budgets=budgets, placed=1, steps=8, report_every=4, checkpoint_every=4, share_tables=True)
+    given = ([tmp_path / "toy.sky"], folder)
+    *_, whole = omni.run(recipe, *given, tmp_path / "whole")
+    next(omni.run(recipe, *given, tmp_path / "stopped"))
+    *_, resumed = omni.run(recipe, *given, tmp_path / "stopped")
+    before, after = (load_file(Path(of) / "model.safetensors") for of in (whole.preview, resumed.preview))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    heads = checkpoints.load_aion(resumed.preview).config.token_heads
+    assert len(heads) == 1 and heads == checkpoints.load_aion(whole.preview).config.token_heads
+
+
 def test_it_learns_the_joint_distribution(place: Path, tmp_path: Path) -> None:
     """Every id alone is uniform: a model that looks at nothing has ln 12. Ours sees through noise that changes 9 in 100."""
     recipe = replace(RECIPE, dim=32, heads=2, batch=32, steps=250, rate=1e-2, report_every=250, checkpoint_every=250,
