@@ -23,6 +23,7 @@ from engine.train.token_data import TokenData
 
 OBJECTS = 128  # that the regression sees, of each pair of modalities
 LOOKED_AT = 4096  # rows among which they are searched
+LOUD = 6.0  # root mean square of the values: what the head adds grows from nothing by steps of one size, times this
 RIDGE = 1e-2  # of the mean square
 # Of every second wave of a position, the shortest first: a quarter less alike at the neighbours, and soon not at all.
 WAVES = (0.30, 0.25, 0.20, 0.10, 0.08, 0.04, 0.03)
@@ -113,7 +114,7 @@ def _set(model: Omni, number: int, head: int, queries: Tensor, keys: Tensor, wha
     block.q.weight[own] = _ridge(queries[:, :width], queries[:, width:])
     block.kv.weight[own] = _ridge(keys[:, :width], keys[:, width:])
     _, spread, main = torch.linalg.svd(whats - whats.mean(0), full_matrices=False)
-    block.kv.weight[width + own.start : width + own.stop] = main[:size] * (len(whats) ** 0.5 / spread[:size].mean())
+    block.kv.weight[width + own.start : width + own.stop] = main[:size] * (LOUD * len(whats) ** 0.5 / spread[:size].mean())
     block.proj.weight[:, own] = 0
 
 
