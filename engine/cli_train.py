@@ -77,8 +77,8 @@ def omni(
     inputs: Annotated[list[int] | None, typer.Option(min=1, help="How many tokens a batch reads; given repeatedly, one of them "
                                                      "is drawn.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Objects a step.")] = None,
-    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the blocks, which takes a minute at the start; on a CPU "
-                                           "where there is g++.")] = False,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the blocks, on a GPU; takes a minute at the start.")
+                        ] = False,
     average: Annotated[float | None, typer.Option(min=0, max=1, help="What averaged weights keep of themselves in a step; "
                                                   "few steps need less than .999.")] = None,
     part: Annotated[str | None, typer.Option(help="What is trained: all, or decoder, which leaves vectors and a head "

@@ -134,7 +134,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
         for name, p in model.named_parameters():
             p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "mask_token")))
     module = parallel.apply(MaskedOmni(model, recipe.soften))
-    if recipe.compiled and (device.type == "cuda" or shutil.which("g++")):
+    if recipe.compiled and device.type == "cuda":  # on a CPU it gains nothing
         for block in (*model.encoder, *model.decoder):
             block.compile(dynamic=True)  # the number of tokens changes from batch to batch
     averages = {name: p.detach().clone() for name, p in model.named_parameters()}

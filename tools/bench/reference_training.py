@@ -37,10 +37,10 @@ OBJECTS = 4096
 LEAST = {"demo": 1.5, "base": 1.1}  # times the reference's speed that ours must reach
 
 
-def recipe_of(size: str, heads: int, compiled: bool = False) -> OmniRecipe:
+def recipe_of(size: str, heads: int) -> OmniRecipe:
     """Budgets and batches of the comparison."""
     common: dict[str, Any] = {"withheld": (), "validation": 0.0, "warmup": 0.0, "threads": torch.get_num_threads(), "pieces": 1,
-                              "compiled": compiled}
+                              "compiled": False}
     if size == "base":
         return replace(RECIPES["base"], **common, budgets=Budgets((256,), 128, asked=()), batch=8)
     budgets = Budgets((64,), 48, asked=())
@@ -148,9 +148,9 @@ def by_turns(ways: dict[str, Callable[[], Any]], repeats: int, each: int) -> dic
     return {name: medians(times) for name, times in taken.items()}
 
 
-def measured(size: str, heads: int, repeats: int, each: int, compiled: bool) -> dict[str, Any]:
+def measured(size: str, heads: int, repeats: int, each: int) -> dict[str, Any]:
     """Objects a second of both, and how near ours is to a plain product of matrices."""
-    recipe, sizes = recipe_of(size, heads, compiled), sizes_of(size)
+    recipe, sizes = recipe_of(size, heads), sizes_of(size)
     with tempfile.TemporaryDirectory() as place:
         this = our_training(recipe, sizes, Path(place))
         ours, theirs = our_step(this), reference_step(this)
@@ -161,8 +161,7 @@ def measured(size: str, heads: int, repeats: int, each: int, compiled: bool) -> 
     faster = ratios(seconds["reference"], seconds["ours"])
     rate = 20 * product.operations / seconds["product"][0]
     return {"size": size, "heads": this.config.num_heads, "batch": recipe.batch, "inputs": max(recipe.budgets.inputs),
-            "targets": recipe.budgets.targets, "compiled": compiled,
-            "reference (objects/s)": recipe.batch / seconds["reference"][0],
+            "targets": recipe.budgets.targets, "reference (objects/s)": recipe.batch / seconds["reference"][0],
             "ours (objects/s)": recipe.batch / seconds["ours"][0], "faster": faster[0], "faster by processor time": faster[1],
             "wanted": LEAST[size], "GFLOP/s": work / seconds["ours"][0] / 1e9,
             "share of a plain product": work / seconds["ours"][0] / rate}
@@ -172,13 +171,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--size", choices=sorted(LEAST), default="demo")
     parser.add_argument("--heads", type=int, default=3, help="of the demo size (3)")
-    parser.add_argument("--compiled", action="store_true", help="compile our blocks, as `train omni --compiled` does")
     parser.add_argument("--threads", type=int, default=2, help="of torch (2)")
     parser.add_argument("--repeats", type=int, default=5, help="turns (5)")
     parser.add_argument("--steps", type=int, default=4, help="a turn (4)")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    result = measured(chosen.size, chosen.heads, chosen.repeats, chosen.steps, chosen.compiled)
+    result = measured(chosen.size, chosen.heads, chosen.repeats, chosen.steps)
     print(json.dumps(result | {"on": machine() | {"load": os.getloadavg()[0]}}, indent=1))
 
 
