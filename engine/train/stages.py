@@ -10,10 +10,8 @@ on another machine with an empty WORK: codecs, or their checkpoints, and the tra
 from __future__ import annotations
 
 import argparse
-import io
 import shutil
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,18 +20,15 @@ from typing import Any
 
 import torch
 import torch.multiprocessing as mp
-from safetensors.torch import load_file, save_file
 
-from engine import checkpoints
-from engine.files import read_json, write_json
 from engine.steps import Step
 from engine.train import codecs, omni, parallel, simulated_tokens
 from engine.train.codec_data import CodecSource, build_cache
 from engine.train.codec_folder import gather
 from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
-from engine.train.omni_recipes import DEMO, OmniRecipe, chosen
+from engine.train.kept import keep, unpack
+from engine.train.omni_recipes import OmniRecipe, chosen
 
-PIECE = 15 << 20  # bytes of a kept file
 UNFINISHED = 3  # exit status: run it again
 TRAINED: tuple[Kind, ...] = ("image", "spectrum")  # codecs that take long, side by side
 TABLES: tuple[Kind, ...] = ("segmap", "scalars")
@@ -54,17 +49,24 @@ def _larger(kind: Kind, **changes: Any) -> CodecRecipe:
                    checkpoint_every=250, **changes)
 
 
+# Trained as a whole, too: where the same is seen at the same place, and what few numbers say.
 TRANSLATIONS = ((("tok_spectrum_sdss",), "tok_spectrum_desi", 0.3),
                 (("tok_spectrum_sdss", "tok_image"), "tok_spectrum_desi", 0.2),
                 (tuple(f"tok_flux_{band}" for band in "griz"), "tok_z", 0.05))
+
+
+def _translating(recipe: OmniRecipe, blocks: int) -> OmniRecipe:
+    """With translations, and heads for them in the last blocks."""
+    return replace(recipe, placed=blocks, budgets=replace(recipe.budgets, translations=TRANSLATIONS))
+
+
 PLANS = {
     # Large batches: a step has some thousand operations, which a processor starts no faster than a GPU does those of so many.
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
-                chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=100,
-                       checkpoint_every=100, placed=2, budgets=replace(DEMO, translations=TRANSLATIONS)),
-                80_000, (12, 13, 14)),
-    "tiny": Plan(RECIPES["tiny"], chosen("tiny", steps=20), 64),
+                _translating(chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096,
+                                    report_every=100, checkpoint_every=100), 2), 80_000, (12, 13, 14)),
+    "tiny": Plan(RECIPES["tiny"], _translating(chosen("tiny", steps=20), 1), 64),
 }
 
 
@@ -150,59 +152,6 @@ def codec(recipe: CodecRecipe, out: Path, until: float) -> None:
             print(f"{recipe.kind}: {step.note}", flush=True)
         if time.monotonic() > until:
             return
-
-
-# -- what is kept -----------------------------------------------------------------------------------------------------
-
-
-def keep(work: Path, kept: Path) -> None:
-    """Write what is needed to go on elsewhere."""
-    kept.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode="w") as tar:
-        folder = work / "codecs"
-        if (folder / "done").is_file():
-            for name in ("codecs", "done"):
-                tar.add(folder / name, f"codecs/{name}")
-        for path in sorted(folder.glob("*/checkpoint/*")) if not (folder / "done").is_file() else []:
-            tar.add(path, path.relative_to(work).as_posix())
-        for path in sorted(folder.glob("*/curve.jsonl")) + sorted((work / "omni").glob("curve.jsonl")):
-            tar.add(path, path.relative_to(work).as_posix())
-        if (work / "omni" / "model").is_dir():
-            for name in ("config.json", "model.safetensors", "training.json"):
-                tar.add(work / "omni" / "model" / name, f"omni/model/{name}")
-        elif (light := _light(work / "omni" / "checkpoint", work / "omni" / "light")) is not None:
-            tar.add(light, "omni/light")
-    whole = content.getvalue()
-    for old in kept.glob("kept.tar.*"):
-        old.unlink()
-    for number, start in enumerate(range(0, len(whole), PIECE)):
-        (kept / f"kept.tar.{number}").write_bytes(whole[start : start + PIECE])
-
-
-def _light(checkpoint: Path, folder: Path) -> Path | None:
-    """The averaged weights of a checkpoint in bfloat16, with its state."""
-    state = checkpoints.last_step(checkpoint)
-    if state is None:
-        return None
-    folder.mkdir(exist_ok=True)
-    save_file({name: value.bfloat16() for name, value in load_file(checkpoint / "averages.safetensors").items()},
-              folder / "averages.safetensors")
-    write_json(folder / "state.json", state)
-    return folder
-
-
-def unpack(kept: Path, work: Path) -> None:
-    """Bring what was kept into an empty folder. Raises FileNotFoundError if there is nothing."""
-    parts = sorted(kept.glob("kept.tar.*"), key=lambda path: int(path.suffix[1:]))
-    if not parts:
-        raise FileNotFoundError(f"{kept} has no kept.tar.0, kept.tar.1, ...; give a folder that an earlier stage wrote")
-    with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in parts))) as tar:
-        tar.extractall(work, filter="data")
-    light = work / "omni" / "light"
-    if light.is_dir():
-        weights = {name: value.float() for name, value in load_file(light / "averages.safetensors").items()}
-        checkpoints.restart(work / "omni" / "checkpoint", weights, read_json(light / "state.json"))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Heads that are placed look where they are asked, add nothing at first, and are those of a run that was stopped."""
+"""Heads that are placed look where they are asked, add nothing at first, and are those that the loss needs least."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from engine import checkpoints
 from engine.train import omni, stages
-from engine.train.stages import PLANS, keep, run, unpack
+from engine.train.kept import keep, unpack
+from engine.train.stages import PLANS, run
 
 PLAN = PLANS["tiny"]
 
@@ -39,6 +40,8 @@ def test_a_plan_is_carried_from_machine_to_machine(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(stages, "codec", None)  # codecs are there: none is trained again
     *_, last = run(PLAN, there, 60)
     assert last.fraction == 1.0 and checkpoints.load(last.preview).dim == PLAN.omni.dim
+    heads = checkpoints.load_aion(last.preview).config.token_heads
+    assert [*heads] == checkpoints.last_step(here / "omni" / "checkpoint")["token_heads"] and len(heads) == 1  # type: ignore[index]
     assert [line["step"] for line in lines(there / "omni" / "curve.jsonl")] == [10, 20]
     held_out = [line["held_out"] for line in lines(there / "omni" / "curve.jsonl")]
     assert held_out[1] < held_out[0]
