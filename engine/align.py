@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from engine.checkpoints import OmniBundle
     from engine.models.align import AlignHead
-    from engine.patches import Reduction
+    from engine.reduction import Reduction
     from engine.store import Store
 
 LEAST = 500  # pairs
@@ -35,6 +35,16 @@ ENCODED = 16  # objects at a time
 SHOWN = 96  # tokens of a modality that are shown at a step: a choice of its own each time, against learning by heart
 RATE, DECAY, WARM, MOST_STEPS = 1e-3, 0.05, 40, 2000
 FIRST = 10  # recall is counted among so many
+
+
+class Tokens(Protocol):
+    """Tokens of a modality: `Records`, or what lies on a GPU. rows: (m,), increasing; values: (m, n) ids, or reduced (m, n, R)
+    int8."""
+
+    @property
+    def rows(self) -> NDArray[Any]: ...
+    @property
+    def values(self) -> Any: ...
 
 
 def align(store: Store, bundle: OmniBundle, pairs: int, seed: int = 0) -> Iterator[Step]:
@@ -105,7 +115,7 @@ def fitted(bundle: OmniBundle, inputs: Mapping[str, list[str]], tokens: Mapping[
                      f"{about['chance']:.3f})", about)
 
 
-def chosen(inputs: Mapping[str, list[str]], tokens: Mapping[str, Records], pairs: int, seed: int, sky: Path
+def chosen(inputs: Mapping[str, list[str]], tokens: Mapping[str, Tokens], pairs: int, seed: int, sky: Path
            ) -> NDArray[np.int64]:
     """Rows, increasing, that have an input of every space: at most `pairs` of them."""
     sides = [np.unique(np.concatenate([tokens[key].rows for key in keys])) for keys in inputs.values()]
@@ -155,21 +165,25 @@ def encode(bundle: OmniBundle, key: str, tokens: Records, rows: NDArray[np.int64
 # -- head --------------------------------------------------------------------------------------------------------------
 
 
-def fit(spaces: Mapping[str, Mapping[str, Records]], rows: NDArray[np.int64], test: NDArray[np.bool_], seed: int
+def fit(spaces: Mapping[str, Mapping[str, Tokens]], rows: NDArray[np.int64], test: NDArray[np.bool_], seed: int,
+        size: int = BATCH, most: int = MOST_STEPS, device: str = "cpu"
         ) -> Generator[Step, None, tuple[AlignHead, dict[str, float]]]:
-    """Steps with the loss; returns the head and its recall among the pairs held out, both ways."""
+    """At most so many steps with the loss, in batches of at most `size` pairs; returns the head and its recall among the pairs
+    held out, both ways."""
     import torch
 
     from engine.models.align import AlignConfig, AlignHead
     from engine.models.astroclip import contrastive_loss
     from engine.models.processor import fast_bfloat16
 
-    head = AlignHead(AlignConfig({space: {key: r.shape[0] for key, r in some.items()} for space, some in spaces.items()}))
+    head = AlignHead(AlignConfig({space: {key: r.values.shape[1] for key, r in some.items()}
+                                  for space, some in spaces.items()}))
     head.init_weights(seed)
+    head.to(device)
     optimiser = torch.optim.AdamW(head.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
     train = rows[~test]
-    batch = min(BATCH, len(train))
-    steps = int(np.clip(40 * len(train) / batch, 200, MOST_STEPS))
+    batch = min(size, len(train))
+    steps = int(np.clip(40 * len(train) / batch, 200, most))
     a, b = spaces
     random = np.random.default_rng([seed, 2])
     order = train[:0]
@@ -179,7 +193,7 @@ def fit(spaces: Mapping[str, Mapping[str, Records]], rows: NDArray[np.int64], te
         if len(order) < batch:
             order = random.permutation(train)
         some, order = order[:batch], order[batch:]
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or fast_bfloat16()):
             left, right = (head(space, *shown(spaces[space], some, random)) for space in (a, b))
         loss = contrastive_loss(left, right, head.scale())
         optimiser.zero_grad(set_to_none=True)
@@ -194,7 +208,7 @@ def fit(spaces: Mapping[str, Mapping[str, Records]], rows: NDArray[np.int64], te
     return head, recall(head, spaces, rows[test])
 
 
-def shown(records: Mapping[str, Records], rows: NDArray[np.int64], random: np.random.Generator | None
+def shown(records: Mapping[str, Tokens], rows: NDArray[np.int64], random: np.random.Generator | None
           ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """What the head takes of some rows: reduced tokens, which rows have them, and which tokens they are. random: draws a few
     tokens, the same for all rows, and, where a row has several modalities, sometimes leaves one out; None: everything."""
@@ -204,22 +218,24 @@ def shown(records: Mapping[str, Records], rows: NDArray[np.int64], random: np.ra
 
     tokens, there, places = {}, {}, {}
     for key, r in records.items():
-        n = r.shape[0]
+        n = r.values.shape[1]
         place = np.arange(n) if random is None else np.sort(random.permutation(n)[:SHOWN])
-        found, _ = r.at(rows)
-        steps = np.zeros((len(rows), len(place), r.shape[1]), np.int8)
-        at = np.searchsorted(r.rows, rows[found])
-        steps[found] = r.values[at][:, place]
-        tokens[key], there[key], places[key] = whitened(steps), torch.from_numpy(found), torch.from_numpy(place)
+        at = np.minimum(np.searchsorted(r.rows, rows), len(r.rows) - 1)
+        found = torch.from_numpy(r.rows[at] == rows)
+        own = torch.as_tensor(r.values[at[found.numpy()]][:, place])
+        found = found.to(own.device)
+        steps = torch.zeros((len(rows), *own.shape[1:]), dtype=torch.int8, device=own.device)
+        steps[found] = own
+        tokens[key], there[key], places[key] = whitened(steps), found, torch.from_numpy(place).to(own.device)
     if random is not None and len(records) > 1:
         several = torch.stack(list(there.values())).sum(0) > 1
-        lost = torch.from_numpy(random.integers(0, 3 * len(records), len(rows)))  # a third of the time one of them
+        lost = torch.from_numpy(random.integers(0, 3 * len(records), len(rows))).to(several.device)  # one, a third of the time
         for i, key in enumerate(there):
             there[key] = there[key] & ~(several & (lost == i))
     return tokens, there, places
 
 
-def recall(head: AlignHead, spaces: Mapping[str, Mapping[str, Records]], rows: NDArray[np.int64]) -> dict[str, float]:
+def recall(head: AlignHead, spaces: Mapping[str, Mapping[str, Tokens]], rows: NDArray[np.int64]) -> dict[str, float]:
     """How often the partner is among the first ten of all pairs held out, both ways."""
     import torch
 

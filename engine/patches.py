@@ -12,7 +12,6 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,73 +20,18 @@ from numpy.typing import NDArray
 
 from engine.files import NoRoom
 from engine.records import MANIFEST, Records
+from engine.reduction import REDUCED, Reduction
 from engine.steps import Step
 from engine.store import Store
 
 if TYPE_CHECKING:
     from engine.checkpoints import OmniBundle
 
-REDUCED = 64
-WIDEST = 5.0  # standard deviations that the 127 steps of an int8 reach
 FITTED = 64  # objects that a reduction is fitted on
 BATCH = 16
 BUDGET = 256 << 20  # bytes of patch vectors kept in memory
 REDUCTION = "reduction.safetensors"
 KINDS = ("image", "spectrum", "coefficients")
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """The main directions of vectors (PCA), in steps of an int8. mean: (D,); basis: (D, d); scale: (d,), of one step."""
-
-    mean: NDArray[np.float32]
-    basis: NDArray[np.float32]
-    scale: NDArray[np.float32]
-
-    @classmethod
-    def fit(cls, x: NDArray[Any], dim: int = REDUCED) -> Reduction:
-        """From a sample (m, D). Directions of no variance are left zero."""
-        rows = np.asarray(x, np.float64)
-        mean = rows.mean(0)
-        variance, directions = np.linalg.eigh((rows - mean).T @ (rows - mean) / max(len(rows) - 1, 1))
-        largest = np.argsort(-variance)[:dim]
-        basis, size = np.zeros((rows.shape[1], dim)), np.ones(dim)
-        basis[:, : len(largest)] = directions[:, largest]
-        size[: len(largest)] = np.sqrt(np.maximum(variance[largest], 1e-12))
-        return cls(*(a.astype(np.float32) for a in (mean, basis, WIDEST / 127 * size)))
-
-    def encode(self, x: NDArray[Any]) -> NDArray[np.int8]:
-        """(..., D) -> (..., d)."""
-        steps = (np.asarray(x, np.float32) - self.mean) @ self.basis / self.scale
-        return np.clip(np.rint(steps), -127, 127).astype(np.int8)
-
-    def decode(self, steps: NDArray[np.int8]) -> NDArray[np.float32]:
-        """(..., d) -> coordinates (..., d) along the basis."""
-        return np.asarray(steps * self.scale, np.float32)
-
-    def explained(self, x: NDArray[Any]) -> float:
-        """The share of the variance of x (m, D) that survives."""
-        centred = np.asarray(x, np.float32) - self.mean
-        lost = centred - self.decode(self.encode(x)) @ self.basis.T
-        return 1 - float((lost**2).sum() / max(float((centred**2).sum()), 1e-12))
-
-    def save(self, path: Path) -> None:
-        from safetensors.numpy import save_file
-
-        part = path.with_name(path.name + ".part")
-        save_file({name: np.ascontiguousarray(value) for name, value in asdict(self).items()}, part)
-        part.replace(path)
-
-    @classmethod
-    def open(cls, path: Path) -> Reduction:
-        """Raises ValueError if the file is damaged."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            return cls(**load_file(path))
-        except (SafetensorError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error}); remove {path.parent} and make it again") from error
 
 
 def keys(bundle: OmniBundle) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from engine.checkpoints.tensors import map_tensors, misfits, write_tensors
 from engine.model_files import checksum, read_json
 from engine.models.align import AlignConfig, AlignHead
 from engine.models.omni import Omni
-
-if TYPE_CHECKING:
-    from engine.patches import Reduction
+from engine.reduction import WIDEST, Reduction
 
 KIND, FORMAT = "omnisky-align", 1
 BATCH = 32
@@ -57,7 +55,7 @@ class Alignment:
                 mine = seen[key][part]
                 if mine.any():
                     found = contexts(model, key, tokens[key][part][mine])
-                    some[key][mine] = whitened(self.reductions[key].encode(found))
+                    some[key][mine] = whitened(torch.from_numpy(self.reductions[key].encode(found)))
             with torch.inference_mode():
                 out[part.numpy()] = self.head(space, some, {key: seen[key][part] for key in keys}).numpy()
         return out
@@ -69,11 +67,9 @@ def contexts(model: Omni, key: str, ids: Tensor) -> NDArray[np.float32]:
         return model.encode({key: ids}).context[:, -ids.shape[1]:].float().numpy()
 
 
-def whitened(steps: NDArray[np.int8]) -> Tensor:
-    """What the head reads of a reduced token: coordinates in standard deviations."""
-    from engine.patches import WIDEST  # not at the top: that room reads skies, and this one is needed on bare nodes
-
-    return torch.from_numpy(steps.astype(np.float32)) * (WIDEST / 127)
+def whitened(steps: Tensor) -> Tensor:
+    """What the head reads of a reduced token, int8: coordinates in standard deviations."""
+    return steps.float() * (WIDEST / 127)
 
 
 def save_alignment(folder: Path, made: Alignment) -> None:
@@ -112,7 +108,5 @@ def load_alignment(folder: Path) -> Alignment:
     if wrong:
         raise ValueError(f"{path} does not fit its config.json: {'; '.join(wrong)}; {remedy}")
     head.load_state_dict({n: v for n, v in tensors.items() if n not in parts})
-    from engine.patches import Reduction
-
     reductions = {key: Reduction(*(parts[f"reduction.{key}.{name}"].float().numpy() for name in REDUCTION)) for key in keys}
     return Alignment(head.eval().requires_grad_(False), reductions, config.get("about", {}), checksum(path))

@@ -68,7 +68,7 @@ def colours(magnitudes: Array) -> Array:
 
 
 def attentive(known: Array, values: Array, asked: Array) -> Array:
-    """Values (m,) of reduced tokens (m, T, d), int8 steps as `engine.patches.Reduction` makes them: a few learned queries look
+    """Values (m,) of reduced tokens (m, T, d), int8 steps as `engine.reduction.Reduction` makes them: a few learned queries look
     at the tokens, and what they see is mapped to the value."""
     import torch
     from torch import nn
@@ -83,7 +83,7 @@ def attentive(known: Array, values: Array, asked: Array) -> Array:
     target = torch.from_numpy(((values - middle) / spread).astype(np.float32))
 
     def forward(tokens: Array) -> Any:
-        x = whitened(tokens)
+        x = whitened(torch.from_numpy(tokens))
         look = (keys(x) @ query.T / dim**0.5).softmax(1)  # (n, T, Q)
         return out(F.dropout((look.transpose(1, 2) @ x).flatten(1), 0.1, training=torch.is_grad_enabled()))[:, 0]
 

@@ -53,11 +53,11 @@ def known_views(bundle: OmniBundle) -> tuple[dict[str, tuple[str, ...]], list[st
 
 
 def read(bundle: OmniBundle, sky: OmniSky, keys: tuple[str, ...], reduced: bool = False) -> Generator[Step, None, View]:
-    """Encode what every object shows of these inputs. reduced: keep the tokens, too, reduced by `engine.patches.Reduction`."""
+    """Encode what every object shows of these inputs. reduced: keep the tokens, too, reduced by `engine.reduction.Reduction`."""
     import torch
 
     from engine.checkpoints import omni
-    from engine.patches import Reduction
+    from engine.reduction import Reduction
 
     there = sky.has(keys)
     balanced, mean = (np.zeros((len(sky), bundle.dim), np.float32) for _ in range(2))

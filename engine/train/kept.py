@@ -31,7 +31,7 @@ def keep(work: Path, kept: Path) -> None:
         for path in sorted(folder.glob("*/curve.jsonl")) + sorted((work / "omni").glob("curve.jsonl")):
             tar.add(path, path.relative_to(work).as_posix())
         if (work / "omni" / "model").is_dir():
-            for name in ("config.json", "model.safetensors", "training.json"):
+            for name in ("config.json", "model.safetensors", "training.json", *_head(work / "omni" / "model")):
                 tar.add(work / "omni" / "model" / name, f"omni/model/{name}")
         elif (light := _light(work / "omni" / "checkpoint", work / "omni" / "light")) is not None:
             tar.add(light, "omni/light")
@@ -40,6 +40,10 @@ def keep(work: Path, kept: Path) -> None:
         old.unlink()
     for number, start in enumerate(range(0, len(whole), PIECE)):
         (kept / f"kept.tar.{number}").write_bytes(whole[start : start + PIECE])
+
+
+def _head(model: Path) -> list[str]:
+    return [path.relative_to(model).as_posix() for path in sorted((model / "align").glob("*.*"))]
 
 
 def _light(checkpoint: Path, folder: Path) -> Path | None:

@@ -22,9 +22,9 @@ import torch
 import torch.multiprocessing as mp
 
 from engine.steps import Step
-from engine.train import codecs, omni, parallel, simulated_tokens
+from engine.train import codecs, head, omni, parallel, simulated_tokens
 from engine.train.codec_data import CodecSource, build_cache
-from engine.train.codec_folder import gather
+from engine.train.codec_folder import FOLDERS, gather
 from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
 from engine.train.kept import keep, unpack
 from engine.train.omni_recipes import OmniRecipe, chosen
@@ -36,11 +36,13 @@ TABLES: tuple[Kind, ...] = ("segmap", "scalars")
 
 @dataclass(frozen=True)
 class Plan:
-    """codecs, omni: recipes; the transformer sees the tokens of so many objects of each sky, which are made side by side."""
+    """codecs, omni: recipes; the transformer sees the tokens of so many objects of each sky, which are made side by side; its
+    head is fitted on so many pairs of them (0: it has none)."""
 
     codecs: dict[Kind, CodecRecipe]
     omni: OmniRecipe
     objects: int
+    pairs: int
     skies: tuple[int, ...] = (12,)  # seeds
 
 
@@ -52,6 +54,7 @@ def _larger(kind: Kind, **changes: Any) -> CodecRecipe:
 # Trained as a whole, too: where the same is seen at the same place, and what few numbers say.
 TRANSLATIONS = ((("tok_spectrum_sdss",), "tok_spectrum_desi", 0.3),
                 (("tok_spectrum_sdss", "tok_image"), "tok_spectrum_desi", 0.2),
+                (("tok_image",), "tok_image_hsc", 0.1),
                 (tuple(f"tok_flux_{band}" for band in "griz"), "tok_z", 0.05))
 
 
@@ -60,20 +63,26 @@ def _translating(recipe: OmniRecipe, blocks: int) -> OmniRecipe:
     return replace(recipe, placed=blocks, budgets=replace(recipe.budgets, translations=TRANSLATIONS))
 
 
+SMALL = chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=100,
+               checkpoint_every=100)
 PLANS = {
     # Large batches: a step has some thousand operations, which a processor starts no faster than a GPU does those of so many.
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
-                _translating(chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096,
-                                    report_every=100, checkpoint_every=100), 2), 80_000, (12, 13, 14)),
-    "tiny": Plan(RECIPES["tiny"], _translating(chosen("tiny", steps=20), 1), 64),
+                _translating(SMALL, 2), 60_000, 200_000, (12, 13, 14, 15)),
+    # On from a model: translations first teach the heads that are placed what to look for, see the card of the shipped one.
+    "more": Plan({}, _translating(replace(SMALL, steps=12_000, flat=0.6, rate=1.5e-3, soften=0.5), 2), 60_000, 200_000,
+                 (41, 42, 43, 44, 45, 46)),
+    "tiny": Plan(RECIPES["tiny"], _translating(chosen("tiny", steps=20), 1), 64, 0),
 }
 
 
-def run(plan: Plan, work: Path, minutes: float, given: Path | None = None) -> Iterator[Step]:
-    """Go on with a plan until it is done or the minutes are over, whichever comes first; given: codecs to take as they are.
+def run(plan: Plan, work: Path, minutes: float, given: Path | None = None, begin: Path | None = None) -> Iterator[Step]:
+    """Go on with a plan until it is done or the minutes are over, whichever comes first.
 
-    The last Step's fraction is 1 if all is done, and its preview is the model's folder.
+    given: codecs to take as they are; those of images and spectra are trained if they are not among them. begin: a model's
+    folder, whose weights the transformer begins with. The last Step's fraction is 1 if all is done, and its preview is the
+    model's folder.
     """
     until = time.monotonic() + 60 * minutes
     folder = work / "codecs"
@@ -81,7 +90,7 @@ def run(plan: Plan, work: Path, minutes: float, given: Path | None = None) -> It
         if given is not None and not (folder / "codecs").is_dir():
             shutil.copytree(given / "codecs", folder / "codecs")
         yield Step(0.0, "codecs")
-        if not _codecs(plan, folder, until, () if given is not None else TABLES):
+        if not _codecs(plan, folder, until, given):
             return
         (folder / "done").touch()
     skies = [work / f"tokens-{seed}" for seed in plan.skies]
@@ -91,19 +100,26 @@ def run(plan: Plan, work: Path, minutes: float, given: Path | None = None) -> It
         if time.monotonic() > until:
             return
         (work / "tokens-done").touch()
-    for step in omni.run(plan.omni, skies, folder, work / "omni"):
-        yield Step(0.3, step.note, step.preview)
-        if time.monotonic() > until and step.fraction < 1:
-            return
-    yield Step(1.0, "all is done", str(work / "omni" / "model"))
+    model = work / "omni" / "model"
+    if not model.is_dir():
+        for step in omni.run(plan.omni, skies, folder, work / "omni", start=begin):
+            yield Step(0.3, step.note, step.preview)
+            if time.monotonic() > until:
+                return
+    if plan.pairs and not (model / "align").is_dir():
+        for step in head.run(model, skies, plan.pairs, str(parallel.start())):
+            yield Step(0.9, step.note, step.preview)
+    yield Step(1.0, "all is done", str(model))
 
 
-def _codecs(plan: Plan, out: Path, until: float, tables: tuple[Kind, ...]) -> bool:
-    """Train codecs side by side; whether all are there."""
-    _side_by_side([(codec, (plan.codecs[kind], out / kind, until)) for kind in (*TRAINED, *tables)])
-    finished = all((out / kind / "model").is_dir() for kind in (*TRAINED, *tables))
+def _codecs(plan: Plan, out: Path, until: float, given: Path | None) -> bool:
+    """Train codecs side by side, but those that are given; whether all are there."""
+    kinds = [kind for kind in TRAINED if not (out / "codecs" / FOLDERS[kind]).is_dir()]
+    kinds += TABLES if given is None else ()
+    _side_by_side([(codec, (plan.codecs[kind], out / kind, until)) for kind in kinds])
+    finished = all((out / kind / "model").is_dir() for kind in kinds)
     if finished:
-        gather({kind: out / kind for kind in (*TRAINED, *tables)}, out)
+        gather({kind: out / kind for kind in kinds}, out)
     return finished
 
 
@@ -161,13 +177,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("kept", type=Path, help="folder for what is enough to go on")
     parser.add_argument("--minutes", type=float, default=8.5)
     parser.add_argument("--plan", choices=list(PLANS), default="gpu")
-    parser.add_argument("--codecs", type=Path, help="take the codecs of numbers and maps from here")
+    parser.add_argument("--codecs", type=Path, help="take codecs from here, those of numbers and maps at least")
+    parser.add_argument("--begin", type=Path, help="the transformer begins with the weights of this model")
     parser.add_argument("--start", type=Path, help="what an earlier stage kept, if WORK is empty")
     options = parser.parse_args(arguments)
     if options.start is not None and not options.work.exists():
         unpack(options.start, options.work)
     fraction, said = 0.0, 0.0
-    for step in run(PLANS[options.plan], options.work, options.minutes, options.codecs):
+    for step in run(PLANS[options.plan], options.work, options.minutes, options.codecs,
+                    options.begin):
         fraction = step.fraction
         if step.preview is not None or time.monotonic() - said > 10:
             said = time.monotonic()

@@ -18,7 +18,8 @@ from engine.cli import app
 from engine.model_files import ASTROCLIP
 from engine.models.omni import Omni, OmniConfig
 from engine.objects import SkyObject
-from engine.patches import OnDemand, Reduction, Stored
+from engine.patches import OnDemand, Stored
+from engine.reduction import Reduction
 from engine.store import Store
 
 N = 5

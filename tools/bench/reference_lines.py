@@ -53,8 +53,8 @@ class Product:
     def operations(self) -> float:
         return 2.0 * self.rows * self.inner * self.columns
 
-    def call(self) -> Callable[[], Any]:
-        a, b = (torch.ones(n, self.inner, dtype=self.dtype) for n in (self.rows, self.columns))
+    def call(self, device: str = "cpu") -> Callable[[], Any]:
+        a, b = (torch.ones(n, self.inner, dtype=self.dtype, device=device) for n in (self.rows, self.columns))
         return lambda: torch.nn.functional.linear(a, b)
 
 
