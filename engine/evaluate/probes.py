@@ -68,7 +68,7 @@ def colours(magnitudes: Array) -> Array:
 
 
 def attentive(known: Array, values: Array, asked: Array) -> Array:
-    """Values (m,) of reduced tokens (m, T, d), int8 steps as `engine.reduction.Reduction` makes them: a few learned queries look
+    """Values (m,) of reduced tokens (m, T, d), int8 steps of an `engine.reduction.Reduction`: a few learned queries look
     at the tokens, and what they see is mapped to the value."""
     import torch
     from torch import nn

@@ -53,7 +53,7 @@ def known_views(bundle: OmniBundle) -> tuple[dict[str, tuple[str, ...]], list[st
 
 
 def read(bundle: OmniBundle, sky: OmniSky, keys: tuple[str, ...], reduced: bool = False) -> Generator[Step, None, View]:
-    """Encode what every object shows of these inputs. reduced: keep the tokens, too, reduced by `engine.reduction.Reduction`."""
+    """Encode what every object shows of these inputs. reduced: keep the tokens, too, by `engine.reduction`."""
     import torch
 
     from engine.checkpoints import omni

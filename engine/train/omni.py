@@ -135,6 +135,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
             p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "mask_token")))
     module = parallel.apply(MaskedOmni(model, recipe.soften))
     if recipe.compiled and device.type == "cuda":  # on a CPU it gains nothing
+        torch._dynamo.config.recompile_limit = 64  # a program for each of the heads that read tokens, and for odd lengths
         for block in (*model.encoder, *model.decoder):
             block.compile(dynamic=True)  # the number of tokens changes from batch to batch
     averages = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -223,6 +224,7 @@ def _by_modality(name: str, sums: Tensor, counts: Tensor, layout: Layout) -> dic
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # compiled without gradients, too, blocks take a minute longer to begin
 def validate(this: Training) -> dict[str, float]:
     """The cross-entropy of objects that are never trained on, by the averaged weights: always the same ones, chosen alike."""
     recipe, whole_pieces = this.recipe, this.recipe.pieces * parallel.world()[1]

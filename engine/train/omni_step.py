@@ -148,7 +148,8 @@ class MaskedOmni(nn.Module):
         if model.register_tokens is not None:
             what = torch.cat([model.register_tokens.expand(what.shape[0], -1, -1), what], 1)
             place = F.pad(place, (0, 0, c.num_register_tokens, 0))
-        seen = F.pad(batch.inputs_kept, (c.num_register_tokens, 0), value=True)[:, None, None] if batch.ragged else None
+        masked = batch.ragged or place.is_cuda  # compiled blocks are one program for all batches
+        seen = F.pad(batch.inputs_kept, (c.num_register_tokens, 0), value=True)[:, None, None] if masked else None
         attend, x = where(seen), what + place
         for block in model.encoder:
             x = self._run(block, x, attend)

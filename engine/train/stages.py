@@ -70,8 +70,8 @@ PLANS = {
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
                 _translating(SMALL, 2), 60_000, 200_000, (12, 13, 14, 15)),
-    # On from a model: translations first teach the heads that are placed what to look for, see the card of the shipped one.
-    "more": Plan({}, _translating(replace(SMALL, steps=12_000, flat=0.6, rate=1.5e-3, soften=0.5), 2), 60_000, 200_000,
+    # On from a model; the card of the shipped one says from which.
+    "more": Plan({}, _translating(replace(SMALL, steps=4700, flat=0.44, rate=1.2e-3, soften=0.5), 2), 30_000, 150_000,
                  (41, 42, 43, 44, 45, 46)),
     "tiny": Plan(RECIPES["tiny"], _translating(chosen("tiny", steps=20), 1), 64, 0),
 }

@@ -6,16 +6,25 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine import checkpoints
-from engine.train import omni, stages
+from engine import align, checkpoints
+from engine.checkpoints.align import contexts
+from engine.records import Records
+from engine.train import head, omni, stages
 from engine.train.kept import keep, unpack
 from engine.train.stages import PLANS, run
 
-PLAN = PLANS["tiny"]
+PLAN = replace(PLANS["tiny"], pairs=40)
+
+
+@pytest.fixture(autouse=True)
+def few_pairs_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(align, "LEAST", 20)
+    monkeypatch.setattr(head, "STEPS", 4)
 
 
 def lines(path: Path) -> list[dict[str, float]]:
@@ -48,8 +57,35 @@ def test_a_plan_is_carried_from_machine_to_machine(tmp_path: Path, monkeypatch: 
 
     keep(there, kept)
     unpack(kept, tmp_path / "third")
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "align/config.json", "align/model.safetensors"):
         assert (tmp_path / "third" / "omni" / "model" / name).read_bytes() == (Path(last.preview) / name).read_bytes()
+    _from_that_model_on(Path(last.preview), tmp_path)
+
+
+def _from_that_model_on(model: Path, place: Path) -> None:
+    """With its codecs none is trained, and its weights are where the next run begins."""
+    last = list(run(replace(PLAN, skies=(12, 13)), place / "on", 60, given=model, begin=model))[-1]
+    assert json.loads((Path(last.preview) / "training.json").read_text())["began with"]["recipe"]["name"] == "tiny"
+    before, after = (checkpoints.load(folder) for folder in (model, Path(last.preview)))
+    assert before.checksum != after.checksum  # type: ignore[union-attr]
+    first, later = (lines(place / name / "omni" / "curve.jsonl")[0]["held_out"] for name in ("there", "on"))
+    assert later < first
+    for bundle in (before, after):
+        made = bundle.aligned(bundle.folder / "align").alignment  # type: ignore[union-attr]
+        assert made is not None and made.about["pairs"] + made.about["held_out"] == 40
+    _what_the_head_saw(after, [place / "on" / f"tokens-{seed}" for seed in (12, 13)])  # type: ignore[arg-type]
+
+
+def _what_the_head_saw(bundle: checkpoints.OmniBundle, skies: list[Path]) -> None:
+    """The vectors of both skies' tokens, in their order, as whoever uses the head makes them."""
+    records = [{"tok_image": Records.open(sky / "tokens" / "tok_image")} for sky in skies]
+    tokens = head._together(records)["tok_image"]
+    counts = [len(some["tok_image"]) for some in records]
+    assert tokens.rows[counts[0]] == records[0]["tok_image"].reach + records[1]["tok_image"].rows[0]
+    np.testing.assert_array_equal(tokens.values[counts[0] :], records[1]["tok_image"].values)
+    reduced, reduction = head._reduced(bundle.model, "tok_image", tokens, "cpu")
+    own = reduction.encode(contexts(bundle.model, "tok_image", tokens.values.long()))
+    assert np.abs(reduced.values.numpy().astype(int) - own).max() <= 1 and (reduced.values.numpy() == own).mean() > 0.99
 
 
 def test_codecs_that_are_given_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
