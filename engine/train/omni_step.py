@@ -31,8 +31,8 @@ REACH = 6  # bins to either side
 class Compact:
     """The chosen tokens of a batch. Of inputs (B, K) and targets (B, T): places, ids and which of them count.
 
-    before: (B, T) the id before a sequence's target, 0 elsewhere. by_input, by_target: the order (B K,), (B T,) in which
-    tokens of a modality lie together, and how many each of them has; targets that do not count come last.
+    before: (B, T) the id before a sequence's target, 0 elsewhere. by_target: the order (B T,) in which those of a modality lie
+    together, and how many each of them has; targets that do not count come last.
     """
 
     inputs: Tensor
@@ -42,9 +42,7 @@ class Compact:
     target_ids: Tensor
     targets_kept: Tensor
     before: Tensor
-    by_input: Tensor
     by_target: Tensor
-    input_counts: tuple[int, ...]
     target_counts: tuple[int, ...]
     ragged: bool  # some row reads fewer than K
 
@@ -66,13 +64,11 @@ def compact(ids: Tensor, chosen: Chosen, layout: Layout) -> Compact:
     shift = follows[chosen.targets]
     target_ids = ids.gather(1, chosen.targets + shift * chosen.targets_kept).masked_fill(~chosen.targets_kept, 0)
     before = ids.gather(1, chosen.targets).masked_fill(~(chosen.targets_kept & shift.bool()), 0)
-    of_input = layout.modality[chosen.inputs].flatten()
     of_target = layout.modality[chosen.targets].masked_fill(~chosen.targets_kept, m).flatten()
     return Compact(
         inputs=chosen.inputs, input_ids=ids.gather(1, chosen.inputs).masked_fill(~chosen.inputs_kept, 0),
         inputs_kept=chosen.inputs_kept, targets=chosen.targets, target_ids=target_ids, targets_kept=chosen.targets_kept,
-        before=before, by_input=of_input.argsort(stable=True), by_target=of_target.argsort(stable=True),
-        input_counts=tuple(of_input.bincount(minlength=m).tolist()),
+        before=before, by_target=of_target.argsort(stable=True),
         target_counts=tuple(of_target.bincount(minlength=m + 1).tolist()), ragged=not bool(chosen.inputs_kept.all()))
 
 
@@ -95,6 +91,7 @@ class MaskedOmni(nn.Module):
 
     positions: Tensor
     modality: Tensor
+    starts: Tensor
 
     def __init__(self, model: Omni, soften: float = 0.0) -> None:
         """soften: standard deviation, in bins, of what a redshift is spread to as a target; unless it is 0, levels are, too."""
@@ -105,6 +102,11 @@ class MaskedOmni(nn.Module):
         device = model.mask_token.device
         self.register_buffer("positions", torch.cat(rows).to(device), persistent=False)
         self.register_buffer("modality", self.layout.modality.to(device), persistent=False)
+        tables = self._tables()
+        starts = torch.tensor([0, *(len(table) for table in tables)]).cumsum(0)
+        first = [next(i for i, table in enumerate(tables) if table is model.table(key, "encoder").weight)
+                 if key in model.inputs else 0 for key in self.layout.keys]
+        self.register_buffer("starts", starts[first].to(device), persistent=False)
         self.grids = [key for key in self.layout.keys if soften and model.config.modality(key).codec == "grid"]
         for key in self.grids:
             shares = spread(model.config.modality(key).vocabulary, soften).to(device)
@@ -134,7 +136,7 @@ class MaskedOmni(nn.Module):
 
     def logits(self, batch: Compact) -> list[Tensor]:
         """Of each modality (n, vocabulary), its targets in the order of `batch.by_target`."""
-        y = self._decode(batch, *self._encode(batch)).flatten(0, 1)[batch.by_target]
+        y = self._decode(batch, *self._encode(batch)).flatten(0, 1).index_select(0, batch.by_target)
         parts = y.split(batch.target_counts)[:-1]
         return [self.model.to_logits(key, part) if key in self.model.outputs else part
                 for key, part in zip(self.layout.keys, parts, strict=True)]
@@ -142,9 +144,10 @@ class MaskedOmni(nn.Module):
     def _encode(self, batch: Compact) -> tuple[Tensor, Tensor, Tensor | None]:
         """Context (B, R + K, D), the vectors of its tokens, and which are seen, bool (B, 1, 1, R + K), or None for all."""
         model, c = self.model, self.model.config
-        tables = [model.table(key, "encoder") if key in model.inputs else None for key in self.layout.keys]
         place = self._places(batch.inputs, decoder=False)
-        what = _looked_up(tables, batch.input_ids, batch.by_input, batch.input_counts)
+        # All in one: on a GPU each table of its own has a gradient that waits for a count. All tables have one in every step,
+        # so that processes that share the work agree on which there are.
+        what = F.embedding(batch.input_ids + self.starts[self.modality[batch.inputs]], torch.cat(self._tables()))
         if model.register_tokens is not None:
             what = torch.cat([model.register_tokens.expand(what.shape[0], -1, -1), what], 1)
             place = F.pad(place, (0, 0, c.num_register_tokens, 0))
@@ -154,6 +157,11 @@ class MaskedOmni(nn.Module):
         for block in model.encoder:
             x = self._run(block, x, attend)
         return model.decoder_proj_context(model.encoder_norm(x)) + place, what, seen
+
+    def _tables(self) -> list[Tensor]:
+        """(V, D) each, all vectors of ids that the encoder reads, one after another; modalities may share one."""
+        weights = (self.model.table(key, "encoder").weight for key in self.layout.keys if key in self.model.inputs)
+        return list({id(weight): weight for weight in weights}.values())
 
     def _decode(self, batch: Compact, context: Tensor, tokens: Tensor, seen: Tensor | None) -> Tensor:
         """What logits are made of, (B, T, D)."""
@@ -205,12 +213,3 @@ class MaskedOmni(nn.Module):
         if self.model.config.use_act_checkpoint and self.training and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
-
-
-def _looked_up(tables: list[nn.Embedding | None], ids: Tensor, order: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """Vectors (B, K, D) of ids (B, K), each from its modality's table. Every table is asked, also for nothing: each then
-    has a gradient in every step, and processes that share the work agree on which there are."""
-    parts = [table(part) for table, part in zip(tables, ids.flatten()[order].split(counts), strict=True)
-             if table is not None]
-    back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-    return F.embedding(back, torch.cat(parts)).unflatten(0, ids.shape)
