@@ -20,7 +20,6 @@ codec() { "$OMNISKY" train codec "$1" --recipe "$CODECS" --out "$OUT/codecs"; }
 if [ -n "${GPU:-}" ]; then
     PLAN=$([ "$RECIPE" = tiny ] && echo tiny || echo gpu)
     while python -m engine.train.stages "$OUT" "$OUT/kept" --plan "$PLAN"; [ $? = 3 ]; do :; done
-    TOKENS=$OUT/tokens-12
 else
     # Two at a time, a thread each.
     codec image & image=$!
@@ -30,7 +29,7 @@ else
     TOKENS=$OUT/tokens
     "$OMNISKY" train tokens "$TOKENS" --codecs "$OUT/codecs" --objects "$OBJECTS"
     "$OMNISKY" train omni --recipe "$RECIPE" --sky "$TOKENS" --codecs "$OUT/codecs" --out "$OUT/omni" ${STEPS:+--steps "$STEPS"}
+    # So that images find spectra; it takes 500 objects at least.
+    [ "$OBJECTS" -lt 1000 ] || "$OMNISKY" train head "$TOKENS" --model "$OUT/omni/model" --pairs 16000
 fi
-# So that images find spectra; it takes 500 objects at least.
-[ "$OBJECTS" -lt 1000 ] || "$OMNISKY" train head "$TOKENS" --model "$OUT/omni/model" --pairs 16000
 [ -n "${NO_APP:-}" ] || "$OMNISKY" demo --model "$OUT/omni/model"

@@ -64,14 +64,14 @@ def _translating(recipe: OmniRecipe, blocks: int) -> OmniRecipe:
 
 
 SMALL = chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=100,
-               checkpoint_every=100)
+               checkpoint_every=100, soften=0.5)
 PLANS = {
     # Large batches: a step has some thousand operations, which a processor starts no faster than a GPU does those of so many.
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
                 _translating(SMALL, 2), 60_000, 200_000, (12, 13, 14, 15)),
     # On from a model; the card of the shipped one says from which.
-    "more": Plan({}, _translating(replace(SMALL, steps=4700, flat=0.44, rate=1.2e-3, soften=0.5), 2), 30_000, 150_000,
+    "more": Plan({}, _translating(replace(SMALL, steps=4700, flat=0.44, rate=1.2e-3), 2), 30_000, 150_000,
                  (41, 42, 43, 44, 45, 46)),
     "tiny": Plan(RECIPES["tiny"], _translating(chosen("tiny", steps=20), 1), 64, 0),
 }
