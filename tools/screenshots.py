@@ -19,7 +19,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync")
 SHOTS = {  # name -> width, height, address, whether something is generated first
     "explore": (1440, 900, "?map=umap-image&c=z&near=image-spectrum&o=demo-002507", False),
-    "generate": (1440, 900, "?map=umap-spectrum&c=class&near=spectrum-image&theme=light&o=demo-002765", True),
+    "generate": (1440, 900, "?map=umap-spectrum&c=class&near=spectrum-image&theme=light&o=demo-000488", True),
 }
 READY = "window.omnisky && omnisky.now && !omnisky.now.progress.running && omnisky.answer && omnisky.map.sharp"
 
