@@ -198,10 +198,11 @@ def add_redshifts(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dic
     middles = views.middles(bundle) if views.REDSHIFT in bundle.codecs else None
     main = f"galaxies r < {redshifts.BRIGHT:g}, z < {redshifts.NEAR:g}"
     groups = {main: redshifts.main_sample(test), "all galaxies": test.galaxy, "quasars": test.quasar}
-    answers = {name: redshifts.redshifts(test, seen, rows, middles) for name, rows in groups.items()}
+    answers = {name: redshifts.redshifts(test, seen, rows, middles, near=name == main) for name, rows in groups.items()}
     for name, of in answers.items():
         table.add(f"redshift, {name}", redshifts.photometric_rows(of), "bias and scatter: median and 1.48 median distances of "
-                  "(z - truth) / (1 + truth); own redshift token: the mean of what the model says.")
+                  "(z - truth) / (1 + truth); own redshift token: the mean of what the model says; told a limit: of what lies "
+                  "below it, as do all that probes and trees were fitted on.")
         missing = [view for view in seen if not any(found.startswith(f"{view} ·") for found in of.found)]
         if missing:
             few = f"fewer than {redshifts.LEAST} such test objects"

@@ -22,9 +22,11 @@ Rows = dict[str, dict[str, Figure]]
 BRIGHT, NEAR = 20.0, 0.6  # r magnitude and redshift of the main rows
 OUTLIER = 0.15
 LEAST = 20  # test objects of a row
+TINY = 1e-30
 LIGHT = 299792.458  # km/s
 PROBES: dict[str, Callable[[Array, Array, Array], Array]] = {"kNN": probes.nearest, "ridge": probes.ridge}
 OWN = "own redshift token"
+CUT = f"{OWN}, told z < {NEAR:g}"
 TREES = "baseline: catalogue magnitudes · boosted trees"
 ADDED = "catalogue magnitudes + Legacy image · boosted trees, then ridge"
 IMAGE, PLAIN, BOTH, SPECTRUM = "Legacy image", "magnitudes", "Legacy image + magnitudes", "DESI spectrum"
@@ -49,15 +51,19 @@ def main_sample(sky: OmniSky) -> NDArray[np.bool_]:
     return sky.galaxy & (sky.magnitudes[:, 1] < BRIGHT) & (sky.z < NEAR)
 
 
-def redshifts(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_], middles: Array | None) -> Answers:
+def redshifts(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_], middles: Array | None, near: bool = False
+              ) -> Answers:
     """Of the chosen objects, those of the database known. Probes and trees tell ln(1 + z); the model's own token gives the
-    mean of its distribution, which has the least squared error; middles: what its bins stand for."""
+    mean of its distribution, which has the least squared error; middles: what its bins stand for. near: the chosen are cut at
+    z < NEAR, which probes and trees have learned from those they were fitted on; a row tells the model's token, too."""
     answers = _probed(sky, views, chosen, np.log1p(sky.z), np.expm1)
     for name, view in views.items():
         if view.redshift is not None and middles is not None:
-            own = np.where(view.there[answers.rows], view.redshift[answers.rows] @ middles, np.nan)
-            if np.isfinite(own).sum() >= LEAST:
-                answers.found[f"{name} · {OWN}"] = own
+            said = view.redshift[answers.rows].astype(np.float64)
+            for kind, p in ((OWN, said), (CUT, said * (middles < NEAR))) if near else ((OWN, said),):
+                own = np.where(view.there[answers.rows], p @ middles / np.maximum(p.sum(1), TINY), np.nan)
+                if np.isfinite(own).sum() >= LEAST:
+                    answers.found[f"{name} · {kind}"] = own
     return Answers(sky.z[answers.rows], answers.found, answers.rows)
 
 
@@ -141,7 +147,7 @@ def gains(answers: Answers) -> Rows:
     """Differences of R2, both on the same objects in every draw: what an image adds to magnitudes, and how an image alone
     does beside boosted trees."""
     pairs = [(ADDED, TREES)]
-    for kind in (*PROBES, OWN):
+    for kind in (*PROBES, OWN, CUT):
         both, image = f"{BOTH} · {kind}", f"{IMAGE} · {kind}"
         pairs += [(both, f"{PLAIN} · {kind}"), (both, TREES), (image, TREES)]
     return {f"{more} less {less}": {"difference of R2": r2_difference(*answers.both(more, less))}

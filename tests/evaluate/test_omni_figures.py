@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from engine.evaluate import images, lines, posterior, probes, retrieval, samples, templates
+from engine.evaluate import images, lines, posterior, probes, redshifts, retrieval, samples, templates
 from engine.evaluate.astroclip import ranks
 from engine.evaluate.figures import bootstrapped, nmad, r2_difference
 from engine.simulate import GRIDS, render
@@ -120,6 +122,18 @@ def test_probes_tell_what_can_be_told() -> None:
     told = tokens[:, 2, 3] / 60.0
     tokens[:, :, 0] = (np.arange(6) == 2) * 100  # the token that tells is marked
     assert np.corrcoef(probes.attentive(tokens[:400], told[:400], tokens[400:]), told[400:])[0, 1] > 0.8
+
+
+def test_a_limit_that_trees_know_is_told_to_the_token() -> None:
+    n, middles = 40, np.array([0.1, 0.3, 0.5, 2.0])
+    p = np.tile(np.array([0.2, 0.6, 0.0, 0.2], np.float32), (n, 1))
+    view = SimpleNamespace(redshift=p, there=np.arange(n) > 0, balanced=np.zeros((n, 3)))
+    test = SimpleNamespace(z=np.full(n, 0.25), asked=np.ones(n, bool), magnitudes=np.zeros((n, 4)))
+    views: Any = {"image": view}
+    found = redshifts.redshifts(test, views, np.ones(n, bool), middles, near=True).found  # type: ignore[arg-type]
+    own, cut = found[f"image · {redshifts.OWN}"], found[f"image · {redshifts.CUT}"]
+    assert own[1:] == pytest.approx(0.6) and cut[1:] == pytest.approx(0.25) and np.isnan(cut[0])
+    assert list(redshifts.redshifts(test, views, np.ones(n, bool), middles).found) == [f"image · {redshifts.OWN}"]  # type: ignore[arg-type]
 
 
 def test_search_with_identical_or_linear_vectors_is_perfect() -> None:
