@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -224,7 +225,6 @@ def _by_modality(name: str, sums: Tensor, counts: Tensor, layout: Layout) -> dic
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # compiled without gradients, too, blocks take a minute longer to begin
 def validate(this: Training) -> dict[str, float]:
     """The cross-entropy of objects that are never trained on, by the averaged weights: always the same ones, chosen alike."""
     recipe, whole_pieces = this.recipe, this.recipe.pieces * parallel.world()[1]
@@ -238,7 +238,9 @@ def validate(this: Training) -> dict[str, float]:
         batch = this.batches.of(rows[start : start + recipe.batch], -1 - number)
         counts += batch.counts
         for piece in batch.pieces:
-            with torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+            # Compiled without gradients, too, blocks would take a minute longer to begin.
+            eager = torch.compiler.set_stance("force_eager") if recipe.compiled else nullcontext()
+            with eager, torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
                 sums += this.module(piece.to(this.device))
     parallel.release(this.module)
     _swap(this)

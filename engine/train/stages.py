@@ -184,8 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.start is not None and not options.work.exists():
         unpack(options.start, options.work)
     fraction, said = 0.0, 0.0
-    for step in run(PLANS[options.plan], options.work, options.minutes, options.codecs,
-                    options.begin):
+    for step in run(PLANS[options.plan], options.work, options.minutes, options.codecs, options.begin):
         fraction = step.fraction
         if step.preview is not None or time.monotonic() - said > 10:
             said = time.monotonic()
