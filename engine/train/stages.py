@@ -1,4 +1,4 @@
-"""The whole chain from the simulated sky to the trained transformer on one GPU, in stages of minutes.
+"""The whole chain from the simulated sky to the trained transformer and its head on one GPU, in stages of minutes.
 
     while python -m engine.train.stages WORK KEPT --minutes 8.5; [ $? = 3 ]; do :; done
 
@@ -181,6 +181,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--begin", type=Path, help="the transformer begins with the weights of this model")
     parser.add_argument("--start", type=Path, help="what an earlier stage kept, if WORK is empty")
     options = parser.parse_args(arguments)
+    if not PLANS[options.plan].codecs and None in (options.codecs, options.begin):
+        parser.error(f"the plan {options.plan} goes on from a model: name it with --begin, and with --codecs the one whose "
+                     "codecs it reads")
     if options.start is not None and not options.work.exists():
         unpack(options.start, options.work)
     fraction, said = 0.0, 0.0

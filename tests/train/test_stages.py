@@ -110,6 +110,14 @@ def test_a_stage_that_fails_says_so(tmp_path: Path) -> None:
         unpack(tmp_path / "nowhere", tmp_path / "other")
 
 
+def test_a_plan_without_codecs_says_what_it_goes_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ([], ["--codecs", "a"], ["--begin", "a"]):
+        with pytest.raises(SystemExit):
+            stages.main([str(tmp_path / "work"), str(tmp_path / "kept"), "--plan", "more", *given])
+        assert "the plan more goes on from a model: name it with --begin" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists() and not (tmp_path / "kept").exists()
+
+
 def test_the_shipped_plan_fits_what_may_be_kept() -> None:
     """Codecs and half-precision weights are below 50 MB."""
     from engine.checkpoints.tokenizers import config_of
