@@ -32,4 +32,8 @@ else
     # So that images find spectra; it takes 500 objects at least.
     [ "$OBJECTS" -lt 1000 ] || "$OMNISKY" train head "$TOKENS" --model "$OUT/omni/model" --pairs 16000
 fi
+if [ "$OBJECTS" -ge 1000 ]; then  # objects that nothing was trained on tell how sure redshifts may be
+    "$OMNISKY" train tokens "$OUT/unseen" --codecs "$OUT/omni/model" --objects 6000 --seed 99
+    "$OMNISKY" train calibration "$OUT/unseen" --model "$OUT/omni/model"
+fi
 [ -n "${NO_APP:-}" ] || "$OMNISKY" demo --model "$OUT/omni/model"

@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,13 +39,22 @@ FIRST = 10  # recall is counted among so many
 
 
 class Tokens(Protocol):
-    """Tokens of a modality: `Records`, or what lies on a GPU. rows: (m,), increasing; values: (m, n) ids, or reduced (m, n, R)
-    int8."""
+    """Tokens of a modality: `Records`, or what lies on a GPU. rows: (m,), increasing; values: (m, n) ids."""
 
     @property
     def rows(self) -> NDArray[Any]: ...
     @property
     def values(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """What a head reads of a modality. rows: (m,), increasing; values: reduced tokens (m, n, R), int8; levels: (m,), the first
+    id of each, where that is a level."""
+
+    rows: NDArray[Any]
+    values: Any
+    levels: NDArray[Any] | None = None
 
 
 def align(store: Store, bundle: OmniBundle, pairs: int, seed: int = 0) -> Iterator[Step]:
@@ -103,16 +113,25 @@ def fitted(bundle: OmniBundle, inputs: Mapping[str, list[str]], tokens: Mapping[
         for step in encode(bundle, key, tokens[key], rows, *reduced[key]):
             yield Step(begun + (0.7 - begun) * (i + step.fraction) / len(parts), step.note)
     started = time.monotonic()
-    head, recalled = yield from fit({space: {key: reduced[key][0] for key in keys} for space, keys in used.items()},
-                                    rows, test, seed)
+    spaces = {space: {key: with_levels(bundle, key, tokens[key], reduced[key][0]) for key in keys}
+              for space, keys in used.items()}
+    head, found = yield from fit(spaces, rows, test, seed)
     about = {"model": bundle.checksum, "name": bundle.folder.name, "pairs": len(rows) - int(test.sum()), "seed": seed,
-             "held_out": int(test.sum()), "recall_at_10": {way: round(value, 4) for way, value in recalled.items()},
+             "held_out": int(test.sum()), "recall_at_10": {way: round(value, 4) for way, value in found.items()},
              "chance": round(min(1.0, FIRST / int(test.sum())), 4), "minutes": round((time.monotonic() - started) / 60, 1)}
     save_alignment(out, Alignment(head, {key: r[1] for key, r in reduced.items()}, about))
     shutil.rmtree(work)
-    found = ", ".join(f"{way} {value:.3f}" for way, value in recalled.items())
-    return Step(1.0, f"of {about['held_out']} pairs held out, the partner is among the first {FIRST}: {found} (chance "
+    said = ", ".join(f"{way} {value:.3f}" for way, value in found.items())
+    return Step(1.0, f"of {about['held_out']} pairs held out, the partner is among the first {FIRST}: {said} (chance "
                      f"{about['chance']:.3f})", about)
+
+
+def with_levels(bundle: OmniBundle, key: str, tokens: Records, reduced: Records) -> Reduced:
+
+    from engine.models.tokens import has_level
+
+    levels = tokens.at(np.asarray(reduced.rows))[1][:, 0] if has_level(bundle.modalities[key]) else None
+    return Reduced(reduced.rows, reduced.values, levels)
 
 
 def chosen(inputs: Mapping[str, list[str]], tokens: Mapping[str, Tokens], pairs: int, seed: int, sky: Path
@@ -165,7 +184,7 @@ def encode(bundle: OmniBundle, key: str, tokens: Records, rows: NDArray[np.int64
 # -- head --------------------------------------------------------------------------------------------------------------
 
 
-def fit(spaces: Mapping[str, Mapping[str, Tokens]], rows: NDArray[np.int64], test: NDArray[np.bool_], seed: int,
+def fit(spaces: Mapping[str, Mapping[str, Reduced]], rows: NDArray[np.int64], test: NDArray[np.bool_], seed: int,
         size: int = BATCH, most: int = MOST_STEPS, device: str = "cpu"
         ) -> Generator[Step, None, tuple[AlignHead, dict[str, float]]]:
     """At most so many steps with the loss, in batches of at most `size` pairs; returns the head and its recall among the pairs
@@ -176,8 +195,9 @@ def fit(spaces: Mapping[str, Mapping[str, Tokens]], rows: NDArray[np.int64], tes
     from engine.models.astroclip import contrastive_loss
     from engine.models.processor import fast_bfloat16
 
-    head = AlignHead(AlignConfig({space: {key: r.values.shape[1] for key, r in some.items()}
-                                  for space, some in spaces.items()}))
+    head = AlignHead(AlignConfig(
+        {space: {key: r.values.shape[1] for key, r in some.items()} for space, some in spaces.items()},
+        tuple(key for some in spaces.values() for key, r in some.items() if r.levels is not None)))
     head.init_weights(seed)
     head.to(device)
     optimiser = torch.optim.AdamW(head.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
@@ -208,15 +228,16 @@ def fit(spaces: Mapping[str, Mapping[str, Tokens]], rows: NDArray[np.int64], tes
     return head, recall(head, spaces, rows[test])
 
 
-def shown(records: Mapping[str, Tokens], rows: NDArray[np.int64], random: np.random.Generator | None
-          ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """What the head takes of some rows: reduced tokens, which rows have them, and which tokens they are. random: draws a few
-    tokens, the same for all rows, and, where a row has several modalities, sometimes leaves one out; None: everything."""
+def shown(records: Mapping[str, Reduced], rows: NDArray[np.int64], random: np.random.Generator | None
+          ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """What the head takes of some rows: reduced tokens, which rows have them, the levels, and which tokens they are. random:
+    draws a few tokens, the same for all rows, and, where a row has several modalities, sometimes leaves one out; None:
+    everything."""
     import torch
 
     from engine.checkpoints.align import whitened
 
-    tokens, there, places = {}, {}, {}
+    tokens, there, told, places = {}, {}, {}, {}
     for key, r in records.items():
         n = r.values.shape[1]
         place = np.arange(n) if random is None else np.sort(random.permutation(n)[:SHOWN])
@@ -227,23 +248,29 @@ def shown(records: Mapping[str, Tokens], rows: NDArray[np.int64], random: np.ran
         steps = torch.zeros((len(rows), *own.shape[1:]), dtype=torch.int8, device=own.device)
         steps[found] = own
         tokens[key], there[key], places[key] = whitened(steps), found, torch.from_numpy(place).to(own.device)
+        if r.levels is not None:
+            told[key] = torch.from_numpy(np.asarray(r.levels[at], np.int64)).to(own.device)
     if random is not None and len(records) > 1:
         several = torch.stack(list(there.values())).sum(0) > 1
         lost = torch.from_numpy(random.integers(0, 3 * len(records), len(rows))).to(several.device)  # one, a third of the time
         for i, key in enumerate(there):
             there[key] = there[key] & ~(several & (lost == i))
-    return tokens, there, places
+    return tokens, there, told, places
 
 
-def recall(head: AlignHead, spaces: Mapping[str, Mapping[str, Tokens]], rows: NDArray[np.int64]) -> dict[str, float]:
+def recall(head: AlignHead, spaces: Mapping[str, Mapping[str, Reduced]], rows: NDArray[np.int64]) -> dict[str, float]:
     """How often the partner is among the first ten of all pairs held out, both ways."""
     import torch
 
     with torch.inference_mode():
         a, b = (torch.cat([head(space, *shown(some, rows[i : i + 64], None)) for i in range(0, len(rows), 64)])
                 for space, some in spaces.items())
+    return recalled(list(spaces), a, b)
+
+
+def recalled(names: list[str], a: Tensor, b: Tensor) -> dict[str, float]:
+    """The same of unit vectors (n, S) of two spaces."""
     likeness = a @ b.T
-    names = list(spaces)
     out = {}
     for way, table in ((f"{names[0]} -> {names[1]}", likeness), (f"{names[1]} -> {names[0]}", likeness.T)):
         out[way] = float(((table > table.diagonal()[:, None]).sum(1) < FIRST).float().mean())

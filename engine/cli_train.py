@@ -141,18 +141,38 @@ def head(
     model: Annotated[Path, typer.Option(help="Folder of the model; the head becomes a part of it.")],
     pairs: Annotated[int, typer.Option(min=500, help="Objects to take at most.")] = 8000,
     seed: Annotated[int, typer.Option(help="Another seed holds out other pairs.")] = 0,
+    last: Annotated[bool, typer.Option("--last", help="Keep the head that the model has, and fit its last layers alone.")
+                    ] = False,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """Make a model's image and spectrum vectors comparable for all its users; for your own sky alone, see `omnisky align`."""
     from engine import checkpoints
     from engine.align import align_tokens
+    from engine.train import last_layers
 
     with one_sentence():
         bundle = checkpoints.load(model)
         if not isinstance(bundle, checkpoints.OmniBundle):
             raise ValueError(f"{model} needs no head: its vectors are comparable")
-        follow(align_tokens(tokens, bundle, pairs, seed), json, curve="loss")
+        steps = last_layers.run(model, [tokens], pairs, seed) if last else align_tokens(tokens, bundle, pairs, seed)
+        follow(steps, json, curve="loss")
+
+
+@app.command(epilog="Example: omnisky train calibration runs/tokens --model runs/omni-small/model")
+def calibration(
+    tokens: Annotated[Path, typer.Argument(help="A folder of `train tokens` that the model was not trained on.",
+                                           metavar="TOKENS")],
+    model: Annotated[Path, typer.Option(help="Folder of the model; the result goes into its config.json.")],
+    objects: Annotated[int, typer.Option(min=100, help="Of each choice of inputs at most.")] = 4000,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a model as sure of the redshifts that it tells as it may be."""
+    from engine.train import calibration as fitting
+
+    with one_sentence():
+        follow(fitting.run(model, [tokens], objects), json)
 
 
 def _astroclip(recipe: str) -> Any:

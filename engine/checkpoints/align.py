@@ -23,7 +23,7 @@ from engine.models.align import AlignConfig, AlignHead
 from engine.models.omni import Omni
 from engine.reduction import WIDEST, Reduction
 
-KIND, FORMAT = "omnisky-align", 1
+KIND, FORMAT = "omnisky-align", 2
 BATCH = 32
 REDUCTION = ("mean", "basis", "scale")
 
@@ -57,7 +57,8 @@ class Alignment:
                     found = contexts(model, key, tokens[key][part][mine])
                     some[key][mine] = whitened(torch.from_numpy(self.reductions[key].encode(found)))
             with torch.inference_mode():
-                out[part.numpy()] = self.head(space, some, {key: seen[key][part] for key in keys}).numpy()
+                levels = {key: tokens[key][part, 0] for key in keys}
+                out[part.numpy()] = self.head(space, some, {key: seen[key][part] for key in keys}, levels).numpy()
         return out
 
 
@@ -97,7 +98,7 @@ def load_alignment(folder: Path) -> Alignment:
     if (config.get("kind"), config.get("format")) != (KIND, FORMAT) or not isinstance(sizes, dict) \
             or set(sizes) != {f.name for f in fields(AlignConfig)}:
         raise ValueError(f"{folder / 'config.json'} does not describe an alignment of format {FORMAT}; {remedy}")
-    head = AlignHead(AlignConfig(**sizes))
+    head = AlignHead(AlignConfig(**sizes | {"levels": tuple(sizes["levels"])}))
     tensors = map_tensors(path)
     parts = {name: value for name, value in tensors.items() if name.startswith("reduction.")}
     keys = [key for inputs in sizes["inputs"].values() for key in inputs]

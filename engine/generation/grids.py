@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine.generation.draws import Settings, counts, gumbel, orders, pick, uniforms
 from engine.modalities import Modality
+from engine.models.calibration import calibrated
 from engine.models.omni import Encoded, Omni
 from engine.models.spreading import unspread
 from engine.models.tokens import is_sequence
@@ -50,10 +51,12 @@ def predict(model: Omni, tokens: Tokens, hidden: Tokens, targets: Sequence[str],
 
 
 def says(model: Omni, encoded: Encoded, target: str, places: Tensor | None = None) -> Tensor:
-    """Logits (B, n, V), float32, of what was asked for in training; labels that were spread there are brought back."""
+    """Logits (B, n, V), float32, of what was asked for in training; labels that were spread there are brought back, and the
+    distribution of a number is as sure as it was found to be right."""
     logits = model.decode(encoded, [target], places=None if places is None else {target: places})[target].float()
     soften = model.config.soften if model.outputs[target].codec == "grid" else 0.0
-    return unspread(logits, soften) if soften else logits
+    logits = unspread(logits, soften) if soften else logits
+    return calibrated(logits, model.config.calibration[target]) if target in model.config.calibration else logits
 
 
 def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings: Settings,

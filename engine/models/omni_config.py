@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 from engine.modalities import MODALITIES, Modality
 from engine.models.attention import ACTIVATIONS, BlockSizes
 
-OURS = ("sizes", "share_tables", "soften", "token_heads")  # keys that the published files do not have
+OURS = ("sizes", "share_tables", "soften", "token_heads", "calibration")  # keys that the published files do not have
 
 
 @dataclass(frozen=True)
 class OmniConfig:
     """A transformer, in the keys of the published config.json (the first four have no default there either).
 
-    Four are ours and absent from the published files. `sizes`: key -> (tokens, vocabulary) of a modality where they differ
+    Five are ours and absent from the published files. `sizes`: key -> (tokens, vocabulary) of a modality where they differ
     from `engine.modalities`. `share_tables`: modalities of one codec have one table of token vectors, read by encoder and
     decoder, and logits are products with it (Press & Wolf 2017; 4M, Mizrahi et al. 2023). `soften`: over how many bins the
     redshifts asked for in training were spread; `engine.models.spreading` takes that off what the model says. `token_heads`:
     of the decoder's last block, the one before and so on, the head onto the context whose values are the vectors of the
-    tokens, not what the encoder made of them, which knows the object and hardly the token.
+    tokens, not what the encoder made of them, which knows the object and hardly the token. `calibration`: of a number that
+    is told, (entropy, power) as `engine.models.calibration` has them.
 
     Raises ValueError naming the key, its value and what is allowed.
     """
@@ -53,6 +55,7 @@ class OmniConfig:
     share_tables: bool = False
     soften: float = 0.0
     token_heads: tuple[int, ...] = ()
+    calibration: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("domains_in", "domains_out"):
@@ -76,6 +79,8 @@ class OmniConfig:
             f"numbers of heads, 0 to {self.num_heads - 1}, of at most {self.decoder_depth} blocks")
         _require(self.act_layer in ACTIVATIONS, "act_layer", self.act_layer, f"one of {', '.join(ACTIVATIONS)}")
         object.__setattr__(self, "sizes", {key: _size(key, value, self.domains) for key, value in dict(self.sizes).items()})
+        object.__setattr__(self, "calibration", {key: _knots(key, value, self.domains_out)
+                                                 for key, value in dict(self.calibration).items()})
         if self.share_tables:
             self._check_tables()
 
@@ -113,7 +118,7 @@ class OmniConfig:
     @property
     def published(self) -> bool:
         """Whether its tensors are those of AION-1's files, and the reference package computes the same with them; `soften`
-        changes nothing of it."""
+        and `calibration` change nothing of it."""
         return not self.sizes and not self.share_tables and not self.token_heads
 
     @property
@@ -182,3 +187,13 @@ def _size(key: str, value: Any, domains: tuple[str, ...]) -> tuple[int, int]:
         _require(math.isqrt(tokens) ** 2 in (tokens, tokens - 1), f"sizes[{key!r}]", value,
                  "a square number of tokens, as an image has, or one more for its brightness")
     return tokens, vocabulary
+
+
+def _knots(key: str, value: Any, targets: tuple[str, ...]) -> tuple[tuple[float, float], ...]:
+    """The (entropy, power) of a number that the model tells."""
+    _require(key in targets and MODALITIES[key].codec == "grid", "calibration", key, "a number on a grid that the model tells")
+    pairs = isinstance(value, (list, tuple)) and len(value) > 1 and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value)
+    right = pairs and all(a[0] < b[0] for a, b in pairwise(value)) and all(pair[1] > 0 for pair in value)
+    _require(right, f"calibration[{key!r}]", value, "two or more [entropy, power], entropies increasing, powers above 0")
+    return tuple((float(h), float(power)) for h, power in value)

@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.align import FIRST, at_random, chosen, fit, inputs_of
+from engine.align import FIRST, Reduced, at_random, chosen, fit, inputs_of
 from engine.checkpoints.aion import load_aion
 from engine.checkpoints.align import Alignment, save_alignment
 from engine.checkpoints.omni import OmniBundle
 from engine.models.omni import Omni
+from engine.models.tokens import has_level
 from engine.records import Records
 from engine.reduction import Reduction
 from engine.steps import Step
@@ -29,8 +30,8 @@ BATCH, STEPS = 2048, 4000  # pairs a step, among which some look alike; and step
 FITTED = 512  # objects that a reduction is fitted on
 
 
-class Tokens(NamedTuple):
-    """Of a modality: the rows (m,) that have it, increasing, and ids or reduced vectors of each, (m, n) or (m, n, R)."""
+class Loaded(NamedTuple):
+    """Of a modality: the rows (m,) that have it, increasing, and the ids of each, (m, n)."""
 
     rows: NDArray[np.int64]
     values: Tensor
@@ -40,17 +41,17 @@ def run(folder: Path, skies: Sequence[Path], pairs: int, device: str, seed: int 
     """Fit the head of the model in a folder on at most `pairs` objects of skies, and put it there; the last Step tells how good
     it is among those held out. Raises what `engine.align.align_tokens` raises."""
     bundle = OmniBundle.load(folder)
-    found = _together(tokens_of(skies, bundle.model.config, folder))
+    found = together(tokens_of(skies, bundle.model.config, folder))
     inputs = {space: [key for key in keys if key in found] for space, keys in inputs_of(bundle).items()}
     rows = chosen(inputs, found, pairs, seed, skies[0])
     test = at_random(len(rows), np.random.default_rng([seed, 1]))
     model = load_aion(folder, torch.bfloat16 if device != "cpu" else torch.float32).to(device)
-    reduced: dict[str, Tokens] = {}
+    reduced: dict[str, Reduced] = {}
     reductions: dict[str, Reduction] = {}
     for key in (key for keys in inputs.values() for key in keys):
         some = np.flatnonzero(np.isin(found[key].rows, rows))
         if len(some):
-            own = Tokens(found[key].rows[some], found[key].values[some])
+            own = Loaded(found[key].rows[some], found[key].values[some])
             reduced[key], reductions[key] = _reduced(model, key, own, device)
             yield Step(0.3 * len(reduced) / len(found), f"{key}: encoded {len(some):,} objects")
     spaces = {space: {key: reduced[key] for key in keys if key in reduced} for space, keys in inputs.items()}
@@ -63,7 +64,7 @@ def run(folder: Path, skies: Sequence[Path], pairs: int, device: str, seed: int 
                     + ", ".join(f"{way} {value:.3f}" for way, value in recalled.items()), about)
 
 
-def _together(skies: Sequence[Mapping[str, Records]]) -> dict[str, Tokens]:
+def together(skies: Sequence[Mapping[str, Records]]) -> dict[str, Loaded]:
     """The tokens of all skies, whose rows are numbered one after another."""
     starts = np.cumsum([0, *(max(r.reach for r in records.values()) for records in skies)])
     found = {}
@@ -71,12 +72,12 @@ def _together(skies: Sequence[Mapping[str, Records]]) -> dict[str, Tokens]:
         parts = [(start + np.asarray(records[key].rows, np.int64), records[key].values)
                  for start, records in zip(starts, skies, strict=False) if key in records]
         rows, values = (np.concatenate(each) for each in zip(*parts, strict=True))
-        found[key] = Tokens(rows, torch.from_numpy(values.astype(np.int32)))
+        found[key] = Loaded(rows, torch.from_numpy(values.astype(np.int32)))
     return found
 
 
 @torch.no_grad()
-def _reduced(model: Omni, key: str, ids: Tokens, device: str) -> tuple[Tokens, Reduction]:
+def _reduced(model: Omni, key: str, ids: Loaded, device: str) -> tuple[Reduced, Reduction]:
     """What the encoder makes of a modality alone, reduced, on the device."""
     def vectors(some: Tensor) -> Tensor:
         return model.encode({key: some.to(device).long()}).context[:, -some.shape[1] :].float()
@@ -86,4 +87,5 @@ def _reduced(model: Omni, key: str, ids: Tokens, device: str) -> tuple[Tokens, R
     mean, basis, scale = (torch.from_numpy(x).to(device) for x in (reduction.mean, reduction.basis, reduction.scale))
     parts = [(((vectors(some) - mean) @ basis) / scale).round().clamp(-127, 127).to(torch.int8)
              for some in ids.values.split(ENCODED)]
-    return Tokens(ids.rows, torch.cat(parts)), reduction
+    levels = ids.values[:, 0].numpy() if has_level(model.inputs[key]) else None
+    return Reduced(ids.rows, torch.cat(parts), levels), reduction

@@ -98,7 +98,8 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     records = tokens_of(skies, known, codecs)
     domains = [key for key in known.domains if any(key in some for some in records)]
     config = recipe.config(domains, known.sizes) if start is None else replace(
-        checkpoints.read_config(start), use_act_checkpoint=recipe.recompute, soften=recipe.soften)
+        checkpoints.read_config(start), use_act_checkpoint=recipe.recompute, soften=recipe.soften,
+        calibration={})
     layout = Layout(config)
     named = {key for sources, target, _ in recipe.budgets.translations for key in (*sources, target)}
     if missing := sorted(named - set(config.domains)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 import engine
 from engine import align, checkpoints, demo_sky, jobs
+from engine.align import Reduced
 from engine.checkpoints import OmniBundle, save_aion
 from engine.checkpoints.align import load_alignment
 from engine.cli import app
@@ -25,6 +27,7 @@ from engine.models.omni import Omni, OmniConfig
 from engine.objects import Scalar, SkyObject
 from engine.records import Records
 from engine.store import Store
+from engine.train import last_layers
 
 N = 60
 DOMAINS = ("tok_image", "tok_image_hsc", "tok_spectrum_desi")
@@ -60,21 +63,19 @@ def sky(tokenized_sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path / "s.sky"
 
 
-def toy(tmp_path: Path, partner: Callable[[np.ndarray], np.ndarray], rows: int = 700) -> dict[str, dict[str, Records]]:
+def toy(partner: Callable[[np.ndarray], np.ndarray], rows: int = 700) -> dict[str, dict[str, Reduced]]:
     """Reduced tokens of two modalities: four numbers of an object, seen in other mixtures and with noise by each token."""
     random = np.random.default_rng(5)
     hidden = random.normal(size=(rows, 4))
-    spaces: dict[str, dict[str, Records]] = {}
+    spaces: dict[str, dict[str, Reduced]] = {}
     for space, key, own in (("image", "tok_image", hidden), ("spectrum", "tok_spectrum_desi", partner(hidden))):
         mix = random.normal(size=(6, 4, 8))
         x = np.einsum("rh,thd->rtd", own, mix) + 0.3 * random.normal(size=(rows, 6, 8))
-        records = Records.create(tmp_path / key, (6, 8), "|i1", {})
-        records.append(np.arange(rows), np.clip(np.rint(x * 12), -127, 127).astype(np.int8), rows)
-        spaces[space] = {key: records}
+        spaces[space] = {key: Reduced(np.arange(rows), np.clip(np.rint(x * 12), -127, 127).astype(np.int8))}
     return spaces
 
 
-def fitted(spaces: dict[str, dict[str, Records]]) -> tuple[AlignHead, dict[str, float]]:
+def fitted(spaces: dict[str, dict[str, Reduced]]) -> tuple[AlignHead, dict[str, float]]:
     rows = np.arange(700)
     test = np.zeros(700, bool)
     test[::5] = True
@@ -86,24 +87,39 @@ def fitted(spaces: dict[str, dict[str, Records]]) -> tuple[AlignHead, dict[str, 
             return stop.value
 
 
-def test_partners_are_found_where_there_are_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.models.align.AlignConfig",
-                        lambda inputs: AlignConfig(inputs, reduced=8, width=32, heads=2, space=16))
-    _, related = fitted(toy(tmp_path / "a", lambda h: h))
-    _, shuffled = fitted(toy(tmp_path / "b", lambda h: np.random.default_rng(1).permutation(h)))
+                        lambda inputs, levels: AlignConfig(inputs, levels, reduced=8, width=32, heads=2, space=16))
+
+
+def test_partners_are_found_where_there_are_any(small_head: None) -> None:
+    _, related = fitted(toy(lambda h: h))
+    _, shuffled = fitted(toy(lambda h: np.random.default_rng(1).permutation(h)))
     assert min(related.values()) > 0.9, related
     assert max(shuffled.values()) < 0.2, "ten of 140 by chance, .07"
 
 
+def test_levels_alone_tell_partners(small_head: None) -> None:
+    """Tokens that have nothing to do with each other, but one is always 300 ids brighter than the other, within some ids."""
+    random = np.random.default_rng(2)
+    level = random.integers(0, 600, 700)
+    spaces = toy(lambda h: np.random.default_rng(1).permutation(h))
+    told = {space: {key: replace(r, levels=level + 300 * (space == "image") + random.integers(-3, 4, 700))
+                    for key, r in some.items()} for space, some in spaces.items()}
+    assert min(fitted(told)[1].values()) > 0.9
+
+
 def test_what_is_absent_does_not_count() -> None:
-    head = AlignHead(AlignConfig({"image": {"a": 5, "b": 3}}, reduced=4, width=16, heads=2, space=8))
+    head = AlignHead(AlignConfig({"image": {"a": 5, "b": 3}}, ("b",), reduced=4, width=16, heads=2, space=8))
     head.init_weights(0)
     x = {"a": torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1)), "b": torch.zeros(2, 3, 4)}
     there = {"a": torch.tensor([True, True]), "b": torch.tensor([False, True])}
-    both = head("image", x, there)
+    both = head("image", x, there, {"b": torch.tensor([7, 5])})
     x["b"] = x["b"] + torch.tensor([[[100.0]], [[0.0]]])
-    torch.testing.assert_close(head("image", x, there), both)
-    torch.testing.assert_close(head("image", {"a": x["a"][:1]}, {"a": there["a"][:1]}), both[:1])
+    torch.testing.assert_close(head("image", x, there, {"b": torch.tensor([3, 5])}), both)
+    torch.testing.assert_close(head("image", {"a": x["a"][:1]}, {"a": there["a"][:1]}, {}), both[:1])
+    assert not torch.equal(head("image", x, there, {"b": torch.tensor([7, 6])})[1], both[1])
 
 
 def test_through_a_sky(sky: Path, folder: Path) -> None:
@@ -163,6 +179,31 @@ def test_from_tokens_alone_it_becomes_a_part_of_the_model(sky: Path, folder: Pat
     with_head = bundle.aligned(model / "align")
     assert with_head.manifest("image")["comparable"] == ["image", "spectrum"]
     assert bundle.aligned(tmp_path).manifest("image")["comparable"] == ["image"]
+
+
+def test_the_last_layers_are_fitted_anew(sky: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting as the old head is, if that was told no levels; what reads the tokens stays bit for bit."""
+    monkeypatch.setattr(last_layers, "STEPS", 0)
+    monkeypatch.setattr("engine.models.tokens.has_level", lambda modality: False)
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    with pytest.raises(ValueError, match="has no head whose last layers"):
+        next(last_layers.run(model, [sky], 40))
+    bundle = checkpoints.load(model)
+    assert isinstance(bundle, OmniBundle)
+    list(align.align_tokens(sky, bundle, 40))
+    before, some = bundle.aligned(model / "align"), [engine.open(sky)[i] for i in (0, 1, 4, 7)]
+    old, vectors = load_alignment(model / "align"), before.vectors(some)
+    list(last_layers.run(model, [sky], 40))
+    for space, found in before.aligned(model / "align").vectors(some).items():
+        np.testing.assert_allclose(found, vectors[space], atol=1e-3)
+    monkeypatch.setattr(last_layers, "STEPS", 3)
+    last = list(last_layers.run(model, [sky], 40))[-1]
+    new = load_alignment(model / "align")
+    assert new.head.config.levels == ("tok_spectrum_desi",) and last.preview["pairs"] == new.about["pairs"]
+    assert new.about["last layers"]["pairs"] == 32
+    for name, value in new.head.state_dict().items():
+        assert torch.equal(value, old.head.state_dict()[name]) != (".head." in name or name == "log_scale"), name
 
 
 def test_a_head_belongs_to_its_model(sky: Path, folder: Path, tmp_path: Path) -> None:

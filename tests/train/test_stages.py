@@ -79,7 +79,7 @@ def _from_that_model_on(model: Path, place: Path) -> None:
 def _what_the_head_saw(bundle: checkpoints.OmniBundle, skies: list[Path]) -> None:
     """The vectors of both skies' tokens, in their order, as whoever uses the head makes them."""
     records = [{"tok_image": Records.open(sky / "tokens" / "tok_image")} for sky in skies]
-    tokens = head._together(records)["tok_image"]
+    tokens = head.together(records)["tok_image"]
     counts = [len(some["tok_image"]) for some in records]
     assert tokens.rows[counts[0]] == records[0]["tok_image"].reach + records[1]["tok_image"].rows[0]
     np.testing.assert_array_equal(tokens.values[counts[0] :], records[1]["tok_image"].values)

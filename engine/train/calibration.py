@@ -1,0 +1,114 @@
+"""How sure a trained model may be of the numbers that it tells: fitted on objects that it has not seen, whole inputs at a time.
+
+Training shows some tokens of an object, seldom all of an image or a spectrum, and spreads the labels of a number over its bins;
+what is said of a whole spectrum is then too modest. Shape letters: n objects, V ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.checkpoints.aion import load_aion
+from engine.generation import grids
+from engine.models.calibration import calibrated, entropy, power
+from engine.models.omni import Omni
+from engine.records import Records
+from engine.steps import Step
+from engine.train.token_data import tokens_of
+
+ENTROPIES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+STIFF = 1e-3  # times the squared differences of neighbouring powers' logarithms, beside a mean log score
+LEAST, READ = 100, 64  # objects of a choice of inputs; read at a time
+
+
+def run(folder: Path, skies: Sequence[Path], objects: int, device: str = "cpu") -> Iterator[Step]:
+    """Fit the powers of every number on an even grid, and write them into the model's config.json; the last Step tells what
+    the log scores gain. Each choice of inputs counts alike: every image and spectrum alone, the catalogue's fluxes alone, and
+    they with each image; of each at most so many objects.
+
+    Raises ValueError for a model that tells no such number, and for skies without objects to fit on.
+    """
+    model = load_aion(folder).to(device)
+    model.config = replace(model.config, calibration={})
+    records = tokens_of(skies, model.config, folder)
+    targets = [key for key, m in model.outputs.items() if m.codec == "grid"]
+    if not targets:
+        raise ValueError(f"{folder} tells no number on an even grid, so that there is nothing to calibrate")
+    found, gains = {}, {}
+    for number, target in enumerate(targets):
+        parts = []
+        jobs = [(keys, sky) for keys in choices(model, target) for sky in records if target in sky and set(keys) <= set(sky)]
+        for i, (keys, sky) in enumerate(jobs):
+            part = said(model, sky, keys, target, objects)
+            if part is not None:
+                parts.append(part)
+            yield Step((number + (i + 1) / len(jobs)) / len(targets), f"{target} from {', '.join(keys)}: read")
+        if not parts:
+            raise ValueError(f"{', '.join(map(str, skies))}: fewer than {LEAST} objects have {target} and an input of it")
+        found[target] = fitted(parts)
+        each = [score(calibrated(logits, found[target]), ids) - score(logits, ids) for logits, ids in parts]
+        gains[target] = sum(each) / len(each)
+    path = folder / "config.json"
+    part_of = path.with_name("config.json.part")
+    part_of.write_text(json.dumps(replace(model.config, calibration=found).as_dict(), indent=2, sort_keys=True) + "\n")
+    part_of.replace(path)
+    gained = ", ".join(f"{target} {gain:+.4f}" for target, gain in gains.items())
+    yield Step(1.0, f"calibrated; log scores of what it was fitted on: {gained}", {"powers": found, "log score": gains})
+
+
+def choices(model: Omni, target: str) -> list[tuple[str, ...]]:
+    """The inputs that a target is told from."""
+    inputs = {key: m for key, m in model.inputs.items() if key != target}
+    images, spectra = ([key for key, m in inputs.items() if m.kind == kind] for kind in ("image", "spectrum"))
+    fluxes = tuple(key for key in inputs if key.startswith("tok_flux_"))
+    alone = [(key,) for key in (*images, *spectra)]
+    return alone + ([fluxes, *((key, *fluxes) for key in images)] if fluxes else [])
+
+
+def said(model: Omni, sky: Mapping[str, Records], keys: tuple[str, ...], target: str, objects: int
+         ) -> tuple[Tensor, Tensor] | None:
+    """What the model says of a target (n, V) from some inputs, and what it is, (n,); None if too few objects have all."""
+    rows = sky[target].rows
+    for key in keys:
+        rows = np.intersect1d(rows, sky[key].rows)
+    if len(rows) < LEAST:
+        return None
+    rows = rows[np.linspace(0, len(rows) - 1, min(objects, len(rows))).astype(int)]
+    device = model.mask_token.device
+    parts = []
+    for start in range(0, len(rows), READ):
+        tokens = {key: torch.from_numpy(sky[key].at(rows[start : start + READ])[1].astype(np.int64)).to(device) for key in keys}
+        parts.append(grids.predict(model, tokens, {}, [target])[target][:, 0].log_softmax(-1).cpu())
+    return torch.cat(parts), torch.from_numpy(sky[target].at(rows)[1][:, 0].astype(np.int64))
+
+
+def score(logits: Tensor, ids: Tensor) -> float:
+    """The mean log score in nats."""
+    return -float(F.cross_entropy(logits, ids))
+
+
+def fitted(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[tuple[float, float], ...]:
+    """(entropy, power) with the best mean log score of parts, each log-probabilities (n, V) and ids (n,)."""
+    at = torch.tensor(ENTROPIES)
+    logs = torch.zeros(len(at), requires_grad=True)  # of the powers, which are positive
+    spread_out = [entropy(logits) for logits, _ in parts]
+    optimiser = torch.optim.LBFGS([logs], max_iter=50, line_search_fn="strong_wolfe")
+
+    def lost() -> Tensor:
+        optimiser.zero_grad()
+        each = [F.cross_entropy(logits * power(h, at, logs.exp())[:, None], ids)
+                for (logits, ids), h in zip(parts, spread_out, strict=True)]
+        loss = torch.stack(each).mean() + STIFF * logs.diff().square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(lost)  # type: ignore[no-untyped-call]
+    return tuple((h, round(value, 4)) for h, value in zip(ENTROPIES, logs.exp().tolist(), strict=True))

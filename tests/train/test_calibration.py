@@ -1,0 +1,106 @@
+"""How sure a model may be: a power by entropy, which finds what is wrong and leaves alone what is right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+from engine import checkpoints
+from engine.checkpoints import save_aion
+from engine.cli import app
+from engine.generation import grids
+from engine.model_files import codec_checksum
+from engine.models.calibration import calibrated, entropy
+from engine.models.omni import Omni
+from engine.models.omni_config import OmniConfig
+from engine.records import Records
+from engine.train import calibration
+
+KEYS = ("tok_spectrum_desi", "tok_z", "tok_flux_g")
+SIZES = {"tok_spectrum_desi": (6, 12), "tok_z": (1, 64), "tok_flux_g": (1, 12)}
+CONFIG = OmniConfig(KEYS, KEYS, norm_bias=False, act_layer="SiLU", dim=16, num_heads=2, encoder_depth=1, decoder_depth=1,
+                    sizes=SIZES)
+
+
+def bells(width: float, rows: int = 4000, bins: int = 200, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Right log-probabilities (rows, bins), Gaussians of some width about some bins, and what they tell, drawn from them."""
+    random = torch.Generator().manual_seed(seed)
+    middles = 20 + (bins - 40) * torch.rand(rows, 1, generator=random)
+    right = (-0.5 * ((torch.arange(bins) - middles) / width) ** 2).log_softmax(-1)
+    return right, torch.multinomial(right.exp(), 1, generator=random)[:, 0]
+
+
+def test_the_wrong_power_is_found_and_the_right_one_kept() -> None:
+    """Narrow distributions that are too modest, wide ones that are too bold, in one fit."""
+    (narrow, ids), (wide, other) = bells(0.7), bells(15.0, seed=1)
+    modest, bold = (narrow * 0.5).log_softmax(-1), (wide * 1.5).log_softmax(-1)
+    knots = calibration.fitted([(modest, ids), (bold, other)])
+    for found, right in ((calibrated(modest, knots), narrow), (calibrated(bold, knots), wide)):
+        assert abs(float(entropy(found.log_softmax(-1)).mean() - entropy(right).mean())) < 0.03
+    same = calibration.fitted([(narrow, ids), (wide, other)])
+    for said, truth in ((narrow, ids), (wide, other)):
+        gained = calibration.score(calibrated(said, same), truth) - calibration.score(said, truth)
+        assert 0 <= gained < 2e-3, "what is right has nothing to gain"
+
+
+def test_powers_are_linear_between_and_constant_beyond() -> None:
+    said = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.25] * 4, [1.0, 0.0, 0.0, 0.0]]).clamp_min(1e-30).log()
+    log2 = float(np.log(2))
+    powers = calibrated(said, ((log2 / 2, 3.0), (log2 * 1.5, 1.0)))[:, 0] / said[:, 0]
+    torch.testing.assert_close(powers[:2], torch.tensor([2.0, 1.0]))
+    torch.testing.assert_close(calibrated(said, ((0.0, 1.0), (1.0, 1.0))), said)
+
+
+@pytest.mark.parametrize(("knots", "said"), [({"tok_flux_h": [[0, 1], [1, 1]]}, "calibration is 'tok_flux_h'"),
+                                             ({"tok_spectrum_desi": [[0, 1], [1, 1]]}, "a number on a grid"),
+                                             ({"tok_z": [[0, 1]]}, "two or more"), ({"tok_z": [[1, 1], [0, 1]]}, "increasing"),
+                                             ({"tok_z": [[0, 1], [1, 0]]}, "above 0")])
+def test_a_config_is_read_strictly(knots: dict[str, list[list[float]]], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        OmniConfig.from_dict(CONFIG.as_dict() | {"calibration": knots})
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A model that tells redshifts, and a sky of 300 objects."""
+    model = Omni(CONFIG)
+    model.init_weights(3)
+    save_aion(tmp_path / "model", model)
+    random = np.random.default_rng(0)
+    for key, (n, vocabulary) in SIZES.items():
+        codec = tmp_path / "model/codecs" / CONFIG.modality(key).folder
+        codec.mkdir(parents=True, exist_ok=True)
+        (codec / "config.json").write_text("{}")
+        save_file({"weight": torch.ones(1)}, codec / "model.safetensors")
+        Records.create(tmp_path / "sky/tokens" / key, (n,), "<u2", {"codec": codec_checksum(codec)}).append(
+            np.arange(300), random.integers(0, vocabulary, (300, n)), 300)
+    return tmp_path
+
+
+def test_a_model_is_calibrated_in_its_folder(place: Path) -> None:
+    before = checkpoints.load_aion(place / "model")
+    run = CliRunner().invoke(app, ["train", "calibration", str(place / "sky"), "--model", str(place / "model"), "--json"])
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.output.splitlines()[-1])["log score"]["tok_z"] > 0, "redshifts at random deserve no certainty"
+    after = checkpoints.load_aion(place / "model")
+    knots = after.config.calibration["tok_z"]
+    assert replace(after.config, calibration={}) == before.config and len(knots) == len(calibration.ENTROPIES)
+    tokens = {"tok_flux_g": torch.tensor([[3], [5]])}
+    (old, new), (fluxes, others) = ([grids.predict(model, tokens, {}, [key])[key] for model in (before, after)]
+                                    for key in ("tok_z", "tok_spectrum_desi"))
+    torch.testing.assert_close(new, calibrated(old, knots))
+    assert torch.equal(fluxes, others)
+
+
+def test_too_few_objects_are_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "LEAST", 301)
+    run = CliRunner().invoke(app, ["train", "calibration", str(place / "sky"), "--model", str(place / "model")])
+    assert run.exit_code == 1 and "fewer than 301 objects have tok_z and an input of it" in run.output
