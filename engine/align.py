@@ -137,7 +137,8 @@ def with_levels(bundle: OmniBundle, key: str, tokens: Records, reduced: Records)
 def chosen(inputs: Mapping[str, list[str]], tokens: Mapping[str, Tokens], pairs: int, seed: int, sky: Path
            ) -> NDArray[np.int64]:
     """Rows, increasing, that have an input of every space: at most `pairs` of them."""
-    sides = [np.unique(np.concatenate([tokens[key].rows for key in keys])) for keys in inputs.values()]
+    nothing = np.zeros(0, np.int64)
+    sides = [np.unique(np.concatenate([nothing, *(tokens[key].rows for key in keys)])) for keys in inputs.values()]
     both = reduce(np.intersect1d, sides).astype(np.int64)
     if len(both) < LEAST:
         raise ValueError(f"{sky} has {len(both)} objects with both an image and a spectrum that the model reads; "

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.align import DECAY, RATE, WARM, at_random, chosen, inputs_of, recalled
+from engine.align import DECAY, RATE, WARM, at_random, chosen, recalled
 from engine.checkpoints.align import Alignment, contexts, save_alignment, whitened
 from engine.checkpoints.omni import OmniBundle
 from engine.models.align import AlignHead, Reader, all_places
@@ -65,7 +65,7 @@ def run(folder: Path, skies: Sequence[Path], pairs: int, seed: int = 0) -> Itera
         raise ValueError(f"{folder} has no head whose last layers could be fitted; run omnisky train head without --last")
     before = bundle.alignment
     found = together(tokens_of(skies, bundle.model.config, folder))
-    inputs = {space: [key for key in keys if key in found] for space, keys in inputs_of(bundle).items()}
+    inputs = {space: [key for key in keys if key in found] for space, keys in before.head.config.inputs.items()}
     rows = chosen(inputs, found, pairs, seed, skies[0])
     head = grown(before.head, tuple(key for key in before.reductions if has_level(bundle.modalities[key])), seed)
     sides = {}

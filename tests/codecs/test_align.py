@@ -189,6 +189,8 @@ def test_the_last_layers_are_fitted_anew(sky: Path, folder: Path, tmp_path: Path
     shutil.copytree(folder, model)
     with pytest.raises(ValueError, match="has no head whose last layers"):
         next(last_layers.run(model, [sky], 40))
+    with pytest.raises(ValueError, match="has 0 objects with both an image and a spectrum"):
+        align.chosen({"image": ["tok_image"], "spectrum": []}, {"tok_image": Reduced(np.arange(60), None)}, 40, 0, sky)
     bundle = checkpoints.load(model)
     assert isinstance(bundle, OmniBundle)
     list(align.align_tokens(sky, bundle, 40))
