@@ -127,7 +127,7 @@ def fitted(bundle: OmniBundle, inputs: Mapping[str, list[str]], tokens: Mapping[
 
 
 def with_levels(bundle: OmniBundle, key: str, tokens: Records, reduced: Records) -> Reduced:
-
+    """What has been reduced, and the levels of its rows if the modality has any."""
     from engine.models.tokens import has_level
 
     levels = tokens.at(np.asarray(reduced.rows))[1][:, 0] if has_level(bundle.modalities[key]) else None
