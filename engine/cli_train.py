@@ -77,9 +77,8 @@ def omni(
     inputs: Annotated[list[int] | None, typer.Option(min=1, help="How many tokens a batch reads; given repeatedly, one of them "
                                                      "is drawn.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Objects a step.")] = None,
-    compiled: Annotated[bool | None, typer.Option("--compiled/--no-compiled", help="Compile the blocks: a minute or two at the "
-                                                  "start, then a fifth faster on a CPU. Base and larger ones are, by default.")
-                        ] = None,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Compile the blocks, on a GPU; takes a minute at the start.")
+                        ] = False,
     average: Annotated[float | None, typer.Option(min=0, max=1, help="What averaged weights keep of themselves in a step; "
                                                   "few steps need less than .999.")] = None,
     part: Annotated[str | None, typer.Option(help="What is trained: all, or decoder, which leaves vectors and a head "
@@ -104,7 +103,7 @@ def omni(
     how = _how(pair)
     given = {"steps": steps, "pieces": pieces, "recompute": recompute or None, "split": split, "rate": rate,
              "threads": threads, "batch": batch, "average": average,
-             "part": part, "compiled": compiled,
+             "part": part, "compiled": compiled or None,
              "placed": placed}
     with one_sentence():
         asked = chosen(recipe, **{name: value for name, value in given.items() if value is not None})

@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,6 @@ from engine.models.omni import Omni, OmniConfig
 from engine.pairs import How
 from engine.steps import Step
 from engine.train import parallel
-from engine.train.compiling import check_compiler, compile_blocks, eager
 from engine.train.data import write_json
 from engine.train.loop import keep_until
 from engine.train.masking import Layout
@@ -116,8 +116,6 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     if start is not None:
         marks["start"] = weights_checksum(start)[:16]
     previous = _previous(out, marks)
-    if recipe.compiled:
-        check_compiler(device)
     check_memory(recipe, config, available(device), processes, device.type == "cpu")
     if device.type == "cpu":
         torch.set_num_threads(recipe.threads)
@@ -138,8 +136,10 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
         for name, p in model.named_parameters():
             p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "mask_token")))
     module = parallel.apply(MaskedOmni(model, recipe.soften))
-    if recipe.compiled:
-        compile_blocks(model, device)
+    if recipe.compiled and device.type == "cuda":  # on a CPU it gains nothing
+        torch._dynamo.config.recompile_limit = 64  # a program for each of the heads that read tokens, and for odd lengths
+        for block in (*model.encoder, *model.decoder):
+            block.compile(dynamic=True)  # the number of tokens changes from batch to batch
     averages = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = adamw_omni(model, recipe.rate, recipe.decay, recipe.betas)
     return Training(recipe, config, data, module, optimiser, averages, device, codecs, out, marks, start)
@@ -239,7 +239,9 @@ def validate(this: Training) -> dict[str, float]:
         batch = this.batches.of(rows[start : start + recipe.batch], -1 - number)
         counts += batch.counts
         for piece in batch.pieces:
-            with eager(recipe.compiled), torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+            # Compiled without gradients, too, blocks would take a minute longer to begin.
+            eager = torch.compiler.set_stance("force_eager") if recipe.compiled else nullcontext()
+            with eager, torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
                 sums += this.module(piece.to(this.device))
     parallel.release(this.module)
     _swap(this)

@@ -29,7 +29,7 @@ class OmniRecipe:
     the share `warmup` of the steps, stays for the share `flat`, and falls as a cosine. average: what the averaged weights,
     which are the result, keep of themselves in a step. validation: the share of objects held out, by "rows" or whole pieces of
     sky ("positions"); validated: how many of them a report looks at. withheld: pairs of surveys never shown together. stored:
-    of the result. threads: of torch on a CPU. compiled: the blocks. part: what is trained, "all" or the
+    of the result. threads: of torch on a CPU. compiled: the blocks, on a GPU. part: what is trained, "all" or the
     blocks of the "decoder" alone, which leaves all vectors as they are. placed: see `engine.train.placed_heads`, in how many
     last blocks. mlp_ratio, share_tables: see `OmniConfig`.
     """

@@ -182,24 +182,6 @@ def _whole_logits(model: Omni, ids: Tensor, read: Tensor, asked: Tensor, layout:
         return {key: value[0] for key, value in model.logits(tokens, targets, hidden, sequences=sequences).items()}
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_compiled_blocks_train_alike(place: Path, tmp_path: Path) -> None:
-    """Rows that read fewer than others and validation included; the order of sums differs, nothing else."""
-    recipe = replace(RECIPE, compiled=True, steps=8, budgets=Budgets((8,), 8))
-    plain, made = ([row["loss"] for row in curve(out)] for out in (tmp_path / "plain", tmp_path / "made")
-                   if list(trained(place, out, replace(recipe, compiled=out.name == "made"))))
-    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
-    np.testing.assert_allclose(made, plain, rtol=1e-4)
-
-
-def test_without_a_compiler_there_is_one_sentence(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ValueError, match="C\\+\\+ compiler, and there is none; install g"):
-        next(trained(place, tmp_path / "out", replace(RECIPE, compiled=True)))
-    assert not (tmp_path / "out").exists()
-
-
 def test_targets_do_not_see_other_modalities_and_the_losses_are_sums() -> None:
     """A modality's chosen targets are computed as if no other were asked for; `forward` sums their cross-entropies."""
     ids, there, layout = batch()
