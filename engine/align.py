@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -193,7 +193,6 @@ def fit(spaces: Mapping[str, Mapping[str, Reduced]], rows: NDArray[np.int64], te
     import torch
 
     from engine.models.align import AlignConfig, AlignHead
-    from engine.models.astroclip import contrastive_loss
     from engine.models.processor import fast_bfloat16
 
     head = AlignHead(AlignConfig(
@@ -201,32 +200,51 @@ def fit(spaces: Mapping[str, Mapping[str, Reduced]], rows: NDArray[np.int64], te
         tuple(key for some in spaces.values() for key, r in some.items() if r.levels is not None)))
     head.init_weights(seed)
     head.to(device)
-    optimiser = torch.optim.AdamW(head.parameters(), RATE, betas=(0.9, 0.98), weight_decay=DECAY)
     train = rows[~test]
     batch = min(size, len(train))
     steps = int(np.clip(40 * len(train) / batch, 200, most))
     a, b = spaces
     random = np.random.default_rng([seed, 2])
-    order = train[:0]
+
+    def batches() -> Iterator[NDArray[np.int64]]:
+        order = train[:0]
+        while True:
+            if len(order) < batch:
+                order = random.permutation(train)
+            yield order[:batch]
+            order = order[batch:]
+
+    def vectors(some: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or fast_bfloat16()):
+            return head(a, *shown(spaces[a], some, random)), head(b, *shown(spaces[b], some, random))
+
+    for step, loss in descend(head, batches(), vectors, steps):
+        note = f"fitting the head: step {step + 1} of {steps}, loss {loss:.3f}"
+        yield Step(0.7 + 0.3 * step / steps, note, {"loss": loss})
+    head.eval().requires_grad_(False)
+    return head, recall(head, spaces, rows[test])
+
+
+def descend(head: AlignHead, batches: Iterator[Any], vectors: Callable[[Any], tuple[Tensor, Tensor]], steps: int
+            ) -> Iterator[tuple[int, float]]:
+    """Fit what is not frozen of a head by the contrast of two spaces; every tenth step and its loss. vectors: of a batch, in
+    both spaces."""
+    import torch
+
+    from engine.models.astroclip import contrastive_loss
+
+    weights = [p for p in head.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(weights, RATE, betas=(0.9, 0.98), weight_decay=DECAY)
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * step / steps))
-        if len(order) < batch:
-            order = random.permutation(train)
-        some, order = order[:batch], order[batch:]
-        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or fast_bfloat16()):
-            left, right = (head(space, *shown(spaces[space], some, random)) for space in (a, b))
-        loss = contrastive_loss(left, right, head.scale())
+        loss = contrastive_loss(*vectors(next(batches)), head.scale())
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimiser.step()
         if step % 10 == 9:
-            value = float(loss.detach())
-            note = f"fitting the head: step {step + 1} of {steps}, loss {value:.3f}"
-            yield Step(0.7 + 0.3 * step / steps, note, {"loss": value})
-    head.eval().requires_grad_(False)
-    return head, recall(head, spaces, rows[test])
+            yield step, float(loss.detach())
 
 
 def shown(records: Mapping[str, Reduced], rows: NDArray[np.int64], random: np.random.Generator | None

@@ -5,7 +5,6 @@ Shape letters: B batch, m pairs, W width of the head.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.align import DECAY, RATE, WARM, at_random, chosen, recalled
+from engine.align import at_random, chosen, descend, recalled
 from engine.checkpoints.align import Alignment, contexts, save_alignment, whitened
 from engine.checkpoints.omni import OmniBundle
 from engine.models.align import AlignHead, Reader, all_places
-from engine.models.astroclip import contrastive_loss
 from engine.models.processor import fast_bfloat16
 from engine.models.tokens import has_level
 from engine.steps import Step
@@ -139,23 +137,20 @@ def _side(bundle: OmniBundle, before: Alignment, space: str, ids: dict[str, Load
 def _fit(head: AlignHead, sides: dict[str, Side], train: Tensor, seed: int) -> Iterator[Step]:
     """As `engine.align.fit`, with what `Side` keeps."""
     random = torch.Generator().manual_seed(seed)
-    weights = [p for p in head.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(weights, RATE, betas=(0.9, 0.98), weight_decay=DECAY)
-    order = train[:0]
-    for step in range(STEPS):
-        for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-        if len(order) < min(BATCH, len(train)):
-            order = train[torch.randperm(len(train), generator=random)]
-        some, order = order[:BATCH], order[BATCH:]
+
+    def batches() -> Iterator[Tensor]:
+        order = train[:0]
+        while True:
+            if len(order) < min(BATCH, len(train)):
+                order = train[torch.randperm(len(train), generator=random)]
+            yield order[:BATCH]
+            order = order[BATCH:]
+
+    def vectors(some: Tensor) -> tuple[Tensor, Tensor]:
         left, right = (side.vectors(reader_of(head, space), some, random) for space, side in sides.items())
-        loss = contrastive_loss(left, right, head.scale())
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        if step % 10 == 9:
-            value = float(loss.detach())
-            yield Step(0.9 + 0.1 * step / STEPS, f"fitting the last layers: step {step + 1} of {STEPS}, loss {value:.3f}",
-                       {"loss": value})
+        return left, right
+
+    for step, loss in descend(head, batches(), vectors, STEPS):
+        note = f"fitting the last layers: step {step + 1} of {STEPS}, loss {loss:.3f}"
+        yield Step(0.9 + 0.1 * step / STEPS, note, {"loss": loss})
     head.eval().requires_grad_(False)
