@@ -37,6 +37,7 @@ from engine.train.omni_recipes import OmniRecipe, available, check_memory, chose
 from engine.train.omni_step import MaskedOmni, weights
 from engine.train.optim import adamw_omni, average, rate_at
 from engine.train.placed_heads import pairs_of, place_heads
+from engine.train.recorded import Recorded
 from engine.train.token_data import TokenData, cells_of, copies_of, joined, tokens_of
 
 
@@ -136,6 +137,8 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
         for name, p in model.named_parameters():
             p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "mask_token")))
     module = parallel.apply(MaskedOmni(model, recipe.soften))
+    if device.type == "cuda" and processes == recipe.pieces == 1 and not recipe.recompute:
+        module.through = Recorded(module, recipe)
     if recipe.compiled and device.type == "cuda":  # on a CPU it gains nothing
         torch._dynamo.config.recompile_limit = 64  # a program for each of the heads that read tokens, and for odd lengths
         for block in (*model.encoder, *model.decoder):
@@ -165,19 +168,24 @@ def _train(this: Training, first: int, started: float) -> Iterator[Step]:
     recipe, out, writes = this.recipe, this.out, parallel.world()[0] == 0
     curve = _Curve(out, first) if writes else None
     steps = range(first, recipe.steps)
+    before: Taken | None = None
     for step, batch in zip(steps, this.batches.of_steps(steps, this.device), strict=True):
-        row = train_step(this, step, batch)
+        taken = train_step(this, step, batch)
         last = step + 1 == recipe.steps
-        if last or (step + 1) % recipe.report_every == 0:
-            row |= validate(this)
-            row["seconds"] = round(time.monotonic() - started, 1)
+        reports, saves = (last or (step + 1) % every == 0 for every in (recipe.report_every, recipe.checkpoint_every))
+        for one in (before, taken if reports or saves else None):
+            if one is not None:
+                one.check(out)
+        before = taken
+        if reports:
+            row = taken.row(this.layout) | validate(this) | {"seconds": round(time.monotonic() - started, 1)}
             if curve is not None:
                 curve.add(row)
-        if last or (step + 1) % recipe.checkpoint_every == 0:
+        if saves:
             state = {"step": step + 1, "seconds": time.monotonic() - started, "recipe": recipe.to_dict(),
                      "token_heads": this.config.token_heads, **this.marks}
             checkpoints.save_training(out / "checkpoint", this.module.model, this.optimiser, state, this.averages)
-        if "seconds" in row:  # after the checkpoint: who reads the note may stop here
+        if reports:  # after the checkpoint: who reads the note may stop here
             note = f"step {step + 1:,} of {recipe.steps:,}: loss {row['loss']:.3f}"
             note += f", held out {row['held_out']:.3f}" if "held_out" in row else ""
             yield Step((step + 1) / recipe.steps, note, row)
@@ -186,8 +194,38 @@ def _train(this: Training, first: int, started: float) -> Iterator[Step]:
     yield Step(1.0, f"trained; the model is in {out / 'model'}", str(out / "model"))
 
 
-def train_step(this: Training, step: int, batch: Batch) -> dict[str, Any]:
-    """One step of the optimiser; what it saw, as plain numbers. Raises ValueError for a loss or gradient that is none."""
+@dataclass(frozen=True)
+class Taken:
+    """A step of the optimiser that was begun. A GPU is still at work on it: its numbers (M + 2,), the summed loss of each
+    modality, the loss and the length of the gradient, are there when `ready`. counts: (M,) targets."""
+
+    step: int
+    rate: float
+    counts: Tensor
+    numbers: Tensor
+    ready: torch.cuda.Event | None
+
+    def check(self, out: Path) -> None:
+        """Wait for it. Raises ValueError for a loss or gradient that is no number; only the checkpoint is good then."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        loss, norm = self.numbers[-2:].tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            kept = checkpoints.last_step(out / "checkpoint")
+            where = "there is no checkpoint yet; begin again" if kept is None else (
+                f"the checkpoint in {out / 'checkpoint'} is of step {kept['step']}; go on from there")
+            raise ValueError(f"step {self.step} has the loss {loss} and the gradient {norm}: it does not count, and {where}, "
+                             f"with a lower rate (now {self.rate:.2g})")
+
+    def row(self, layout: Layout) -> dict[str, Any]:
+        """What it saw, as plain numbers, after `check`."""
+        loss, norm = self.numbers[-2:].tolist()
+        found = _by_modality("loss", self.numbers[:-2], self.counts, layout)
+        return {"step": self.step, "rate": self.rate, "loss": loss, "gradient": norm} | found
+
+
+def train_step(this: Training, step: int, batch: Batch) -> Taken:
+    """Begin one step of the optimiser. Nothing here waits for a GPU: it would be idle while the next step is begun."""
     recipe, module = this.recipe, this.module
     rate = rate_at(step, recipe.steps, recipe.rate, round(recipe.warmup * recipe.steps), flat=round(recipe.flat * recipe.steps))
     for group in this.optimiser.param_groups:
@@ -195,7 +233,7 @@ def train_step(this: Training, step: int, batch: Batch) -> dict[str, Any]:
     module.train()
     this.optimiser.zero_grad(set_to_none=True)
     counts = batch.counts
-    weight = weights(counts, recipe.loss, this.layout).to(this.device)
+    weight = weights(counts, recipe.loss, this.layout).to(this.device, non_blocking=True)
     sums = torch.zeros(len(counts), device=this.device)
     for number, piece in enumerate(batch.pieces):
         parallel.last_piece(module, number + 1 == recipe.pieces)
@@ -205,18 +243,22 @@ def train_step(this: Training, step: int, batch: Batch) -> dict[str, Any]:
         ((each * weight).sum() * parallel.world()[1]).backward()
         sums += each.detach()
     sums = parallel.summed(sums)
-    loss = float((sums * weight).sum())
-    norm = float(parallel.gathered(torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        kept = checkpoints.last_step(this.out / "checkpoint")
-        where = "there is no checkpoint yet; begin again" if kept is None else (
-            f"the checkpoint in {this.out / 'checkpoint'} is of step {kept['step']}; go on from there")
-        raise ValueError(f"step {step + 1} has the loss {loss} and the gradient {norm}: it is not taken, and {where}, with a "
-                         f"lower rate (now {rate:.2g})")
+    norm = parallel.gathered(torch.nn.utils.clip_grad_norm_(module.parameters(), recipe.clip))
     this.optimiser.step()
     new = [parallel.local(p.detach()) for p in module.model.parameters()]
     average([parallel.local(p) for p in this.averages.values()], new, recipe.average, step)
-    return {"step": step + 1, "rate": rate, "loss": loss, "gradient": norm} | _by_modality("loss", sums, counts, this.layout)
+    numbers, ready = _brought(torch.cat([sums, (sums * weight).sum()[None], norm[None]]))
+    return Taken(step + 1, rate, counts, numbers, ready)
+
+
+def _brought(numbers: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """Numbers on their way from a GPU, and when they are there."""
+    if not numbers.is_cuda:
+        return numbers, None
+    here = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True).copy_(numbers, non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+    return here, ready
 
 
 def _by_modality(name: str, sums: Tensor, counts: Tensor, layout: Layout) -> dict[str, float]:

@@ -25,6 +25,7 @@ from engine.train.masking import Chosen, Layout
 LOSSES = ("modality", "group", "token")
 LEVEL = 2.0  # bins a level is spread over where labels are softened: .02 mag of an image, 1.5 % of a spectrum
 REACH = 6  # bins to either side
+FEW = 64  # rows of a table
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,51 @@ def weights(counts: Tensor, loss: str, layout: Layout) -> Tensor:
     return there / (counts.clamp_min(1) * members[group].clamp_min(1) * (members > 0).sum().clamp_min(1))
 
 
+class _Rows(torch.autograd.Function):
+    """Rows of a table, as `F.embedding`, whose gradient on a GPU waits until it has counted ids; this one never waits."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows = len(table)
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        ids, gradient = ctx.saved_tensors[0].flatten(), gradients[0].flatten(0, -2)
+        if ctx.rows <= FEW:  # many would wait for the same rows to be free
+            return None, (ids == torch.arange(ctx.rows, device=ids.device)[:, None]).to(gradient.dtype) @ gradient
+        return None, gradient.new_zeros(ctx.rows, gradient.shape[1]).index_add_(0, ids, gradient)
+
+
+def rows_of(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows (..., D) of a table (V, D)."""
+    return cast(Tensor, _Rows.apply(ids, table)) if ids.is_cuda else F.embedding(ids, table)  # type: ignore[no-untyped-call]
+
+
 class MaskedOmni(nn.Module):
-    """A transformer with the loss of its masked training: `forward` gives the sum of cross-entropies of each modality."""
+    """A transformer with the loss of its masked training: `forward` gives the sum of cross-entropies of each modality.
+
+    through: what runs the blocks, `blocks` or what a GPU has recorded of it.
+    """
 
     positions: Tensor
     modality: Tensor
     starts: Tensor
+    sequential: Tensor
 
     def __init__(self, model: Omni, soften: float = 0.0) -> None:
         """soften: standard deviation, in bins, of what a redshift is spread to as a target; unless it is 0, levels are, too."""
         super().__init__()
         self.model, self.layout = model, Layout(model.config)
+        self.through: Callable[..., Tensor] = self.blocks
         rows = [position_table(model.config.modality(key), model.config.dim)[:n]
                 for key, n in zip(self.layout.keys, self.layout.counts, strict=True)]
         device = model.mask_token.device
         self.register_buffer("positions", torch.cat(rows).to(device), persistent=False)
         self.register_buffer("modality", self.layout.modality.to(device), persistent=False)
+        sequential = torch.tensor([*(key in self.layout.sequences for key in self.layout.keys), False])
+        self.register_buffer("sequential", sequential.to(device), persistent=False)
         tables = self._tables()
         starts = torch.tensor([0, *(len(table) for table in tables)]).cumsum(0)
         first = [next(i for i, table in enumerate(tables) if table is model.table(key, "encoder").weight)
@@ -136,46 +166,52 @@ class MaskedOmni(nn.Module):
 
     def logits(self, batch: Compact) -> list[Tensor]:
         """Of each modality (n, vocabulary), its targets in the order of `batch.by_target`."""
-        y = self._decode(batch, *self._encode(batch)).flatten(0, 1).index_select(0, batch.by_target)
-        parts = y.split(batch.target_counts)[:-1]
+        place, tokens, seen = self._inputs(batch)
+        y = self.through(place, tokens, seen, self._queries(batch), self._among(batch))
+        parts = y.flatten(0, 1).index_select(0, batch.by_target).split(batch.target_counts)[:-1]
         return [self.model.to_logits(key, part) if key in self.model.outputs else part
                 for key, part in zip(self.layout.keys, parts, strict=True)]
 
-    def _encode(self, batch: Compact) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Context (B, R + K, D), the vectors of its tokens, and which are seen, bool (B, 1, 1, R + K), or None for all."""
+    def blocks(self, place: Tensor, tokens: Tensor, seen: Tensor | None, y: Tensor, among: Tensor) -> Tensor:
+        """What logits are made of, (B, T, D). Of inputs, with registers, places and vectors (B, R + K, D) and which are seen,
+        bool (B, 1, 1, R + K), or None for all; of targets the queries (B, T, D) and who sees whom, bool (B, 1, T, T)."""
+        model, attend = self.model, where(seen)
+        x = tokens + place
+        for block in model.encoder:
+            x = self._run(block, x, attend)
+        context = model.decoder_proj_context(model.encoder_norm(x)) + place
+        beside = where(among)
+        for block in model.decoder:
+            y = self._run(block, y, context, beside, attend, None, tokens)
+        return model.decoder_norm(y)
+
+    def _inputs(self, batch: Compact) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Place, vectors and which are seen, as `blocks` takes them."""
         model, c = self.model, self.model.config
         place = self._places(batch.inputs, decoder=False)
-        # All in one: on a GPU each table of its own has a gradient that waits for a count. All tables have one in every step,
-        # so that processes that share the work agree on which there are.
-        what = F.embedding(batch.input_ids + self.starts[self.modality[batch.inputs]], torch.cat(self._tables()))
+        # All in one, and all tables have a gradient in every step, so that processes that share the work agree on which do.
+        tokens = rows_of(torch.cat(self._tables()), batch.input_ids + self.starts[self.modality[batch.inputs]])
         if model.register_tokens is not None:
-            what = torch.cat([model.register_tokens.expand(what.shape[0], -1, -1), what], 1)
+            tokens = torch.cat([model.register_tokens.expand(tokens.shape[0], -1, -1), tokens], 1)
             place = F.pad(place, (0, 0, c.num_register_tokens, 0))
         masked = batch.ragged or place.is_cuda  # compiled blocks are one program for all batches
         seen = F.pad(batch.inputs_kept, (c.num_register_tokens, 0), value=True)[:, None, None] if masked else None
-        attend, x = where(seen), what + place
-        for block in model.encoder:
-            x = self._run(block, x, attend)
-        return model.decoder_proj_context(model.encoder_norm(x)) + place, what, seen
+        return place, tokens, seen
 
     def _tables(self) -> list[Tensor]:
         """(V, D) each, all vectors of ids that the encoder reads, one after another; modalities may share one."""
         weights = (self.model.table(key, "encoder").weight for key in self.layout.keys if key in self.model.inputs)
         return list({id(weight): weight for weight in weights}.values())
 
-    def _decode(self, batch: Compact, context: Tensor, tokens: Tensor, seen: Tensor | None) -> Tensor:
-        """What logits are made of, (B, T, D)."""
+    def _queries(self, batch: Compact) -> Tensor:
+        """What the decoder starts from, (B, T, D)."""
         what: Tensor = self.model.mask_token
         for key in self.layout.sequences:  # a sequence's target is asked for by the token before it
             if key in self.model.outputs:
                 own = (self.modality[batch.targets] == self.layout.keys.index(key)) & batch.targets_kept
-                before = self.model.table(key, "decoder")(batch.before.masked_fill(~own, 0))
+                before = rows_of(self.model.table(key, "decoder").weight, batch.before.masked_fill(~own, 0))
                 what = torch.where(own[..., None], before, what)
-        y = what + self._places(batch.targets, decoder=True)
-        among, onto = where(self._among(batch)), where(seen)
-        for block in self.model.decoder:
-            y = self._run(block, y, context, among, onto, None, tokens)
-        return self.model.decoder_norm(y)
+        return what + self._places(batch.targets, decoder=True)
 
     def _places(self, places: Tensor, decoder: bool) -> Tensor:
         """Position and modality vectors of places (B, n) -> (B, n, D)."""
@@ -186,14 +222,13 @@ class MaskedOmni(nn.Module):
             shared = decoder or (c.share_modality_embeddings and key in self.model.outputs)
             vectors.append(self._of("decoder" if shared else "encoder", key).mod_emb[0] if ours
                            else torch.zeros_like(self.model.mask_token[0]))
-        return F.embedding(places, self.positions) + F.embedding(self.modality[places], torch.cat(vectors))
+        return F.embedding(places, self.positions) + rows_of(torch.cat(vectors), self.modality[places])
 
     def _among(self, batch: Compact) -> Tensor:
         """bool (B, 1, T, T): which targets see which, as `Omni.decode` with self_attention="full" lets them."""
         c, m = self.model.config, len(self.layout.keys)
         modality = self.modality[batch.targets].masked_fill(~batch.targets_kept, m)  # what does not count sees its like
-        is_sequence = torch.tensor([*(key in self.layout.sequences for key in self.layout.keys), False],
-                                   device=modality.device)[modality]
+        is_sequence = self.sequential[modality]
         same = modality[:, :, None] == modality[:, None, :]
         earlier = torch.ones_like(same).tril()
         if c.decoder_causal_mask:

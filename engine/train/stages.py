@@ -51,11 +51,16 @@ def _larger(kind: Kind, **changes: Any) -> CodecRecipe:
                    checkpoint_every=250, **changes)
 
 
-# Trained as a whole, too: where the same is seen at the same place, and what few numbers say.
-TRANSLATIONS = ((("tok_spectrum_sdss",), "tok_spectrum_desi", 0.3),
-                (("tok_spectrum_sdss", "tok_image"), "tok_spectrum_desi", 0.2),
+GRIZ = tuple(f"tok_flux_{band}" for band in "griz")
+# Trained as a whole, too: where the same is seen at the same place, what one survey says of another, and redshifts.
+TRANSLATIONS = ((("tok_spectrum_sdss",), "tok_spectrum_desi", 0.2),
+                (("tok_spectrum_sdss", "tok_image"), "tok_spectrum_desi", 0.1),
                 (("tok_image",), "tok_image_hsc", 0.1),
-                (tuple(f"tok_flux_{band}" for band in "griz"), "tok_z", 0.05))
+                (("tok_image",), "tok_spectrum_desi", 0.1),
+                (("tok_spectrum_desi",), "tok_image", 0.05),
+                *((sources, "tok_z", 0.05) for sources in (
+                    GRIZ, (*GRIZ, "tok_image"), ("tok_image",), ("tok_image_hsc",), ("tok_spectrum_desi",),
+                    ("tok_spectrum_sdss",))))
 
 
 def _translating(recipe: OmniRecipe, blocks: int) -> OmniRecipe:
@@ -63,16 +68,16 @@ def _translating(recipe: OmniRecipe, blocks: int) -> OmniRecipe:
     return replace(recipe, placed=blocks, budgets=replace(recipe.budgets, translations=TRANSLATIONS))
 
 
-SMALL = chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=100,
-               checkpoint_every=100, soften=0.5)
+SMALL = chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=300,
+               checkpoint_every=300, soften=0.5)
 PLANS = {
-    # Large batches: a step has some thousand operations, which a processor starts no faster than a GPU does those of so many.
+    # Large batches: a GPU does the operations of so many objects no faster than a processor starts those that remain.
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
                 _translating(SMALL, 2), 60_000, 200_000, (12, 13, 14, 15)),
     # On from a model; the card of the shipped one says from which.
-    "more": Plan({}, _translating(replace(SMALL, steps=4700, flat=0.44, rate=1.2e-3), 2), 30_000, 150_000,
-                 (41, 42, 43, 44, 45, 46)),
+    "more": Plan({}, _translating(replace(SMALL, steps=6600, flat=0.45, rate=1.2e-3), 2), 30_000, 180_000,
+                 (51, 52, 53, 54, 55, 56)),
     "tiny": Plan(RECIPES["tiny"], _translating(chosen("tiny", steps=20), 1), 64, 0),
 }
 

@@ -31,8 +31,9 @@ from engine.steps import Step
 from engine.train import omni
 from engine.train.masking import Budgets, Chosen, Layout, _places, choose
 from engine.train.omni_recipes import RECIPES, OmniRecipe, check_memory, chosen, estimate
-from engine.train.omni_step import MaskedOmni, compact, weights
+from engine.train.omni_step import FEW, MaskedOmni, _Rows, compact, weights
 from engine.train.optim import adamw_omni, average, rate_at
+from engine.train.recorded import Recorded
 from engine.train.token_data import TokenData, cells_of, hashed, tokens_of
 
 HERE = Path(__file__).resolve().parent
@@ -228,6 +229,60 @@ def test_shared_tables_have_a_gradient_in_every_step() -> None:
     gradients = {name: p.grad for name, p in module.model.tables.named_parameters()}
     assert all(value is not None for value in gradients.values())
     assert gradients["image.token_emb.weight"].any() and not gradients["spectrum.token_emb.weight"].any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("rows", [5, FEW + 1])
+def test_rows_of_a_table_have_the_gradient_of_an_embedding(rows: int) -> None:
+    """The way without a wait that a GPU takes."""
+    table, ids, behind = torch.randn(rows, 7, requires_grad=True), torch.randint(0, rows, (3, 50)), torch.randn(3, 50, 7)
+    ways = [way.apply(ids, table) if way is _Rows else way(ids, table) for way in (_Rows, torch.nn.functional.embedding)]
+    gradients = [torch.autograd.grad(way, table, behind)[0] for way in ways]
+    assert torch.equal(*ways)
+    torch.testing.assert_close(*gradients)
+
+
+def test_what_is_recorded_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each length of the recipe once, longest first, but those that keep a GPU busy; other shapes and evaluation pass by."""
+    recorded = []
+
+    def stand_in(module: Any, args: tuple[Tensor, ...], **_: Any) -> Any:
+        recorded.append(args[0].shape[1])
+        assert args[0].shape == args[1].shape and args[2].shape == (6, 1, 1, args[0].shape[1]) and args[1].requires_grad
+        return module
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", stand_in)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    ids, there, layout = batch()
+    module = MaskedOmni(Omni(CONFIG)).train()
+    recipe = replace(RECIPE, batch=6, bfloat16=False, budgets=Budgets((4, 8, 40_000), 4, asked=()))
+    some, other = (compact(ids, choose(there, layout, Budgets((k,), 4, asked=()), 1, 2), layout) for k in (8, 7))
+    some, other = (replace(one, ragged=True) for one in (some, other))  # as on a GPU
+    expected = [module(one) for one in (some, other)]
+    module.through = Recorded(module, recipe)
+    assert torch.equal(module(other), expected[1]) and not recorded
+    with torch.no_grad():
+        module.eval()(some)
+    assert not recorded
+    assert torch.equal(module.train()(some), expected[0]) and recorded == [8, 4]
+    module(some)
+    assert recorded == [8, 4]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_replayed_step_has_the_gradients_of_a_plain_one() -> None:
+    ids, there, layout = batch()
+    module = MaskedOmni(Omni(CONFIG).to("cuda"))
+    recipe = replace(RECIPE, batch=6, budgets=Budgets((8,), 4, asked=()))
+    found = []
+    for through in (module.blocks, Recorded(module, recipe)):
+        module.through = through
+        for step in (2, 3):
+            some = compact(ids, choose(there, layout, recipe.budgets, 1, step), layout).to(torch.device("cuda"))
+            module.zero_grad()
+            module(some).sum().backward()
+            found.append({name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None})
+    for plain, replayed in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(replayed, plain, atol=1e-3, rtol=1e-2)
 
 
 def test_weights_of_the_losses() -> None:

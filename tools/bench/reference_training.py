@@ -137,21 +137,24 @@ def reference_step(this: omni.Training) -> Callable[[], Any]:
     return step
 
 
-def by_turns(ways: dict[str, Callable[[], Any]], repeats: int, each: int) -> dict[str, Seconds]:
-    """Median seconds of a step; all are warmed up, then take turns of a few steps."""
+def by_turns(ways: dict[str, Callable[[], Any]], repeats: int, each: int, device: str) -> dict[str, Seconds]:
+    """Median seconds of a step; all are warmed up, then take turns of a few steps. On a GPU, which is at work on one step while
+    the next is begun, a turn is timed as a whole."""
+    together = each if device == "cuda" else 1
     taken: dict[str, list[Seconds]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
-            for _ in range(each):
-                seconds = timed(lambda way=way: finished(way))  # type: ignore[misc]
+            for _ in range(each // together):
+                wall, processor = timed(lambda way=way: finished(way, together))  # type: ignore[misc]
                 if turn:
-                    taken[name].append(seconds)
+                    taken[name].append((wall / together, processor / together))
     return {name: medians(times) for name, times in taken.items()}
 
 
-def finished(way: Callable[[], Any]) -> None:
-    """A call, and all that it set going on a GPU."""
-    way()
+def finished(way: Callable[[], Any], times: int) -> None:
+    """Some calls, and all that they set going on a GPU."""
+    for _ in range(times):
+        way()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -165,7 +168,7 @@ def measured(recipe: OmniRecipe, size: str, repeats: int, each: int, device: str
         work = flops(ways["reference"])
         product = Product(recipe.batch * max(recipe.budgets.inputs), this.config.dim, 3 * this.config.dim, torch.bfloat16)
         plain = product.call(device)
-        seconds = by_turns(ways | {"product": lambda: [plain() for _ in range(20)]}, repeats, each)
+        seconds = by_turns(ways | {"product": lambda: [plain() for _ in range(20)]}, repeats, each, device)
     rate = 20 * product.operations / seconds["product"][0]
     faster = ratios(seconds["reference"], seconds["ours"])
     speeds = {f"{name} (objects/s)": recipe.batch / seconds[name][0] for name in ways}
