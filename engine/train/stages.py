@@ -71,7 +71,7 @@ def _translating(recipe: OmniRecipe, blocks: int) -> OmniRecipe:
 SMALL = chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=300,
                checkpoint_every=300, soften=0.5)
 PLANS = {
-    # Large batches: a GPU does the operations of so many objects no faster than a processor starts those that remain.
+    # Large batches: with small ones a GPU waits for the processor that starts its operations.
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
                  "segmap": RECIPES["demo"]["segmap"], "scalars": replace(RECIPES["demo"]["scalars"], objects=65_536)},
                 _translating(SMALL, 2), 60_000, 200_000, (12, 13, 14, 15)),

@@ -104,6 +104,7 @@ class Desk {
     this.waiting(now);
     if (!now.maps.length || !this.columns?.length) { return; }
     if (!this.state.map) { this.choices(now); this.readAddress(true); return; }
+    if (this.awaited && (now.objects !== before?.objects || !now.progress.running)) { this.awaitedIsThere(now); }
     if (JSON.stringify(before?.maps) !== JSON.stringify(now.maps)) { this.preferMap(now); this.choices(now); this.paintMap(); this.drawLegend(); this.neighbours(); }
   }
 
@@ -203,7 +204,7 @@ class Desk {
     this.painted("card");
     this.live.textContent = `Selected ${card.id}${card.z === null ? "" : `, redshift ${card.z.toFixed(3)}`}`;
     this.step = -1;
-    if (push) { this.write(true); }
+    if (push) { this.awaited = null; this.write(true); }
     this.model.row = row;
     await this.showNear(await near, asked, stay);
   }
@@ -249,7 +250,7 @@ class Desk {
     const s = this.state, q = new URLSearchParams();
     if (s.map) { q.set("map", s.map); }
     if (s.colour) { q.set("c", s.colour); }
-    if (s.id) { q.set("o", s.id); }
+    if (this.awaited || s.id) { q.set("o", this.awaited || s.id); }
     q.set("near", `${s.query}-${s.among}`);
     if (s.view && this.map.fitted && Math.abs(this.map.view.scale / this.map.fitted - 1) > 1e-3) { q.set("view", s.view.map(v => +v.toPrecision(6)).join()); }
     if (this.theme !== "dark") { q.set("theme", this.theme); }
@@ -277,9 +278,20 @@ class Desk {
     if (stay) { this.map.setRange(view); }
     if (first && unknown.length) { this.say(`The address has parts we do not know: ${unknown.join(", ")}`); }
     let row = this.page ? null : this.model.row ?? null;
-    if (q.get("o")) { const found = await this.ask("find.json", { q: q.get("o") }); row = found.row; if (row === null) { this.say(`No object is called ${q.get("o")}`); } }
+    if (q.get("o")) { row = (await this.ask("find.json", { q: q.get("o") })).row; this.awaited = null; if (row === null) { this.missing(q.get("o")); } }
     if (row === null && first) { row = this.first; }
     if (row !== null && row !== s.row) { await this.go(row, { push: false, stay }); if (first) { this.write(); } }
+  }
+
+  missing(id) { // an object of the address: in a sky that grows it may come yet
+    this.awaited = this.now.progress.running ? id : null;
+    this.say(this.awaited ? `${id} is not in the sky yet; it opens as soon as it is` : `No object is called ${id}`);
+  }
+
+  async awaitedIsThere(now) {
+    const id = this.awaited, { row } = await this.ask("find.json", { q: id });
+    if (this.awaited !== id) { return; } // another one was chosen meanwhile
+    if (row !== null) { this.awaited = null; this.go(row, { push: false }); } else if (!now.progress.running) { this.missing(id); this.write(); }
   }
 
   // -- the rest

@@ -75,6 +75,28 @@ def test_the_page_turns_into_the_map_without_reload_and_takes_newcomers_in(seen:
     page.wait_for_function("omnisky.root.querySelector('.job').hidden")
 
 
+def test_an_object_of_the_address_opens_when_it_comes(seen: Visit, desk: Desk, folder: Path) -> None:
+    """Until then another is shown, the page says so, and the address stays; one that never comes is said to be unknown."""
+    page, later = seen.page, small_sky.galaxy(65).id
+    shutil.copytree(folder, desk.path)
+    desk.progress = {"running": True, "fraction": 0.9, "note": "simulated"}
+    page.goto(f"{seen.address}?o={later}")
+    page.wait_for_function("window.omnisky?.answer")
+    assert page.locator(".toast").inner_text() == f"{later} is not in the sky yet; it opens as soon as it is"
+    first = page.evaluate("omnisky.state.id")
+    page.evaluate("omnisky.map.zoom(2)")
+    page.wait_for_function("location.search.includes('view=')")
+    assert first != later and page.evaluate("new URLSearchParams(location.search).get('o')") == later
+    Store(desk.path).append([small_sky.galaxy(i) for i in range(60, 70)], ["more"] * 10)
+    page.wait_for_function(f"omnisky.state.id === '{later}'")
+
+    page.goto(f"{seen.address}?o=never")
+    page.wait_for_function("window.omnisky?.awaited === 'never'")
+    desk.progress = {"running": False, "fraction": 1.0, "note": "ready"}
+    page.wait_for_function("omnisky.awaited === null && !location.search.includes('never')")
+    assert page.locator(".toast").inner_text() == "No object is called never"
+
+
 def test_a_worker_that_fails_says_why_on_the_page(seen: Visit, desk: Desk, tmp_path: Path) -> None:
     seen.page.goto(seen.address)
     seen.page.wait_for_function("window.omnisky?.now")
