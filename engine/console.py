@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,11 +32,14 @@ def follow(steps: Iterator[Step], as_json: bool = False, curve: str | None = Non
     """Run the work to its end, showing each Step: a bar on a terminal, lines elsewhere, JSON lines with ``as_json``.
 
     curve: the number in the Steps' previews that is drawn beside the bar. Ctrl-C closes the generator, so the work stops at
-    a whole batch and can go on later. Returns the last Step.
+    a whole batch and can go on later. Of the processes that torchrun started only the first speaks. Returns the last Step.
     """
     last: Step | None = None
     try:
-        if as_json or not sys.stderr.isatty():
+        if os.environ.get("RANK", "0") != "0":
+            for step in steps:
+                last = step
+        elif as_json or not sys.stderr.isatty():
             for last in steps:
                 _line(last, as_json)
         else:

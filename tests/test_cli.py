@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 import engine
 from engine import demo_sky
 from engine.cli import app
-from engine.console import sparkline
+from engine.console import follow, sparkline
+from engine.steps import Step
 from engine.store import Store
 
 VERBS = ("ingest", "simulate", "embed", "index", "map", "near", "evaluate", "export", "download", "doctor")
@@ -199,6 +200,13 @@ def test_ctrl_c_is_one_sentence_and_the_same_command_goes_on(model: Path, tmp_pa
     assert there < 192
     assert omnisky(*arguments, str(there + 20)).returncode == 0
     assert len(Store(tmp_path / "d.sky")) == there + 20
+
+
+def test_of_several_processes_the_first_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, lines in (("0", 2), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        last = follow(iter([Step(0.5, "half"), Step(1.0, "done")]))
+        assert last is not None and last.note == "done" and len(capsys.readouterr().err.splitlines()) == lines
 
 
 def test_sparkline() -> None:
