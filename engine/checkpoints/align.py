@@ -54,18 +54,23 @@ class Alignment:
             for key in keys:
                 mine = seen[key][part]
                 if mine.any():
-                    found = contexts(model, key, tokens[key][part][mine])
-                    some[key][mine] = whitened(torch.from_numpy(self.reductions[key].encode(found)))
+                    some[key][mine] = whitened(reduced(contexts(model, key, tokens[key][part][mine]), self.reductions[key]))
             with torch.inference_mode():
                 levels = {key: tokens[key][part, 0] for key in keys}
                 out[part.numpy()] = self.head(space, some, {key: seen[key][part] for key in keys}, levels).numpy()
         return out
 
 
-def contexts(model: Omni, key: str, ids: Tensor) -> NDArray[np.float32]:
-    """What the encoder makes of one modality alone: ids (B, n) -> (B, n, D)."""
-    with torch.inference_mode():
-        return model.encode({key: ids}).context[:, -ids.shape[1]:].float().numpy()
+@torch.inference_mode()
+def contexts(model: Omni, key: str, ids: Tensor) -> Tensor:
+    """What the encoder makes of one modality alone: ids (B, n) -> (B, n, D) float32."""
+    return model.encode({key: ids}).context[:, -ids.shape[1] :].float()
+
+
+def reduced(vectors: Tensor, reduction: Reduction) -> Tensor:
+    """`Reduction.encode` by torch, where the vectors are: NumPy's own threads would be in the way of torch's."""
+    mean, basis, scale = (torch.from_numpy(x).to(vectors.device) for x in (reduction.mean, reduction.basis, reduction.scale))
+    return ((vectors - mean) @ basis / scale).round_().clamp_(-127, 127).to(torch.int8)
 
 
 def whitened(steps: Tensor) -> Tensor:

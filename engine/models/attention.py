@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from engine.models.processor import fast_bfloat16, has_amx
 
 SCORES = 4 << 20  # bytes of attention scores computed at a time in bfloat16 on a CPU
+TILE = 16  # keys
 EPS = 1e-6  # of all layer norms
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "SiLU": F.silu, "GELU": F.gelu, "ReLU": F.relu, "ReLU6": F.relu6, "LeakyReLU": F.leaky_relu, "ELU": F.elu, "SELU": F.selu,
@@ -41,7 +42,7 @@ def everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
     if _written_out(q):
         return _by_heads(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)
+    return _filled_up(q, k, v) if _unlucky(q, k) else F.scaled_dot_product_attention(q, k, v)
 
 
 def _learning(q: Tensor) -> bool:
@@ -58,6 +59,20 @@ def _written_out(q: Tensor) -> bool:
     """
     plain = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] > 1
     return plain and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and fast_bfloat16() and not has_amx()
+
+
+def _unlucky(q: Tensor, k: Tensor) -> bool:
+    """Whether the fused kernel takes up to twice as long for these keys as for a few more: it multiplies tiles of them."""
+    quick = q.device.type == "cpu" and q.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+    return quick and k.shape[2] % TILE > 0 and 64 <= q.shape[2] <= k.shape[2] < 512 and not torch.compiler.is_compiling()
+
+
+def _filled_up(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention with keys filled up to whole tiles; nothing sees what is added."""
+    keys, more = k.shape[2], -k.shape[2] % TILE
+    added = torch.zeros(1, 1, 1, keys + more, dtype=q.dtype)
+    added[..., keys:] = -torch.inf
+    return F.scaled_dot_product_attention(q, F.pad(k, (0, 0, 0, more)), F.pad(v, (0, 0, 0, more)), added)
 
 
 def _by_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engine.align import FIRST, Reduced, at_random, chosen, fit, inputs_of
 from engine.checkpoints.aion import load_aion
-from engine.checkpoints.align import Alignment, save_alignment
+from engine.checkpoints.align import Alignment, contexts, reduced, save_alignment
 from engine.checkpoints.omni import OmniBundle
 from engine.models.omni import Omni
 from engine.models.tokens import has_level
@@ -46,15 +46,15 @@ def run(folder: Path, skies: Sequence[Path], pairs: int, device: str, seed: int 
     rows = chosen(inputs, found, pairs, seed, skies[0])
     test = at_random(len(rows), np.random.default_rng([seed, 1]))
     model = load_aion(folder, torch.bfloat16 if device != "cpu" else torch.float32).to(device)
-    reduced: dict[str, Reduced] = {}
+    parts: dict[str, Reduced] = {}
     reductions: dict[str, Reduction] = {}
     for key in (key for keys in inputs.values() for key in keys):
         some = np.flatnonzero(np.isin(found[key].rows, rows))
         if len(some):
             own = Loaded(found[key].rows[some], found[key].values[some])
-            reduced[key], reductions[key] = _reduced(model, key, own, device)
-            yield Step(0.3 * len(reduced) / len(found), f"{key}: encoded {len(some):,} objects")
-    spaces = {space: {key: reduced[key] for key in keys if key in reduced} for space, keys in inputs.items()}
+            parts[key], reductions[key] = _reduced(model, key, own, device)
+            yield Step(0.3 * len(parts) / len(found), f"{key}: encoded {len(some):,} objects")
+    spaces = {space: {key: parts[key] for key in keys if key in parts} for space, keys in inputs.items()}
     head, recalled = yield from fit(spaces, rows, test, seed, BATCH, STEPS, device)
     about = {"model": bundle.checksum, "name": folder.name, "pairs": len(rows) - int(test.sum()), "seed": seed,
              "held_out": int(test.sum()), "recall_at_10": {way: round(value, 4) for way, value in recalled.items()},
@@ -80,12 +80,10 @@ def together(skies: Sequence[Mapping[str, Records]]) -> dict[str, Loaded]:
 def _reduced(model: Omni, key: str, ids: Loaded, device: str) -> tuple[Reduced, Reduction]:
     """What the encoder makes of a modality alone, reduced, on the device."""
     def vectors(some: Tensor) -> Tensor:
-        return model.encode({key: some.to(device).long()}).context[:, -some.shape[1] :].float()
+        return contexts(model, key, some.to(device).long())
 
     sample = torch.cat([vectors(some) for some in ids.values[:: max(1, len(ids.rows) // FITTED)].split(ENCODED)])
     reduction = Reduction.fit(sample.flatten(0, 1).cpu().numpy())
-    mean, basis, scale = (torch.from_numpy(x).to(device) for x in (reduction.mean, reduction.basis, reduction.scale))
-    parts = [(((vectors(some) - mean) @ basis) / scale).round().clamp(-127, 127).to(torch.int8)
-             for some in ids.values.split(ENCODED)]
+    parts = [reduced(vectors(some), reduction) for some in ids.values.split(ENCODED)]
     levels = ids.values[:, 0].numpy() if has_level(model.inputs[key]) else None
     return Reduced(ids.rows, torch.cat(parts), levels), reduction

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engine.align import at_random, chosen, descend, recalled
-from engine.checkpoints.align import Alignment, contexts, save_alignment, whitened
+from engine.checkpoints.align import Alignment, contexts, reduced, save_alignment, whitened
 from engine.checkpoints.omni import OmniBundle
 from engine.models.align import AlignHead, Reader, all_places
 from engine.models.processor import fast_bfloat16
@@ -121,8 +121,7 @@ def _side(bundle: OmniBundle, before: Alignment, space: str, ids: dict[str, Load
             there[i, own], levels[i, own] = has, some[:, 0] * has
             tokens[key] = torch.zeros(*some.shape, before.head.config.reduced)
             if has.any():
-                vectors = contexts(bundle.quick, key, some[has])
-                tokens[key][has] = whitened(torch.from_numpy(before.reductions[key].encode(vectors)))
+                tokens[key][has] = whitened(reduced(contexts(bundle.quick, key, some[has]), before.reductions[key]))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
             for variant in range(1 + len(keys)):
                 seen = {key: there[i, own] & (i + 1 != variant) for i, key in enumerate(keys)}
