@@ -37,7 +37,7 @@ from engine.train.omni_recipes import OmniRecipe, available, check_memory, chose
 from engine.train.omni_step import MaskedOmni, weights
 from engine.train.optim import adamw_omni, average, rate_at
 from engine.train.placed_heads import pairs_of, place_heads
-from engine.train.recorded import Recorded
+from engine.train.recorded import Recorded, lengths
 from engine.train.token_data import TokenData, cells_of, copies_of, joined, tokens_of
 
 
@@ -138,7 +138,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
             p.requires_grad_(name.startswith(("decoder.", "decoder_norm.", "mask_token")))
     module = parallel.apply(MaskedOmni(model, recipe.soften))
     if device.type == "cuda" and processes == recipe.pieces == 1 and not recipe.recompute:
-        module.through = Recorded(module, recipe)
+        module.through = Recorded(module, recipe, lengths(recipe, config, available(device)))
     if recipe.compiled and device.type == "cuda":  # on a CPU it gains nothing
         torch._dynamo.config.recompile_limit = 64  # a program for each of the heads that read tokens, and for odd lengths
         for block in (*model.encoder, *model.decoder):

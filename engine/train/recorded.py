@@ -7,15 +7,27 @@ A GPU is faster at a small model than a processor is at starting its kernels one
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from engine.train.omni_recipes import OmniRecipe
+from engine.models.omni_config import OmniConfig
+from engine.train.omni_recipes import OmniRecipe, estimate
 from engine.train.omni_step import MaskedOmni
 
-MOST = 200_000  # tokens read: more keep a GPU busy as they are
+
+def lengths(recipe: OmniRecipe, config: OmniConfig, free: int) -> list[int]:
+    """The numbers of inputs, largest first, whose graphs have room (bytes) beside a step with the largest."""
+    step = estimate(recipe, config, written_out=False).total
+
+    def fits(inputs: int) -> bool:
+        own = replace(recipe, budgets=replace(recipe.budgets, inputs=(inputs,)))
+        return step + estimate(own, config, written_out=False).passing <= free
+
+    return [inputs for inputs in sorted(set(recipe.budgets.inputs), reverse=True) if fits(inputs)]
 
 
 class _Blocks(nn.Module):
@@ -30,13 +42,12 @@ class _Blocks(nn.Module):
 
 
 class Recorded:
-    """`MaskedOmni.blocks` in training: replayed for the shorter lengths of a recipe, called for any other."""
+    """`MaskedOmni.blocks` in training: replayed for some numbers of inputs, called for any other."""
 
-    def __init__(self, masked: MaskedOmni, recipe: OmniRecipe) -> None:
-        registers = masked.model.config.num_register_tokens
+    def __init__(self, masked: MaskedOmni, recipe: OmniRecipe, inputs: Sequence[int]) -> None:
+        """inputs: largest first, so that later graphs fit into the memory of earlier ones: only one is replayed at a time."""
         self.masked, self.rows, self.targets = masked, recipe.batch, recipe.budgets.targets
-        # Longest first: later ones fit into the memory of earlier ones, as only one is replayed at a time.
-        self.lengths = [registers + k for k in sorted(set(recipe.budgets.inputs), reverse=True) if k * recipe.batch <= MOST]
+        self.lengths = [masked.model.config.num_register_tokens + k for k in inputs]
         self.bfloat16 = recipe.bfloat16
         self.graphs: dict[int, nn.Module] = {}
 

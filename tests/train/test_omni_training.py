@@ -33,7 +33,7 @@ from engine.train.masking import Budgets, Chosen, Layout, _places, choose
 from engine.train.omni_recipes import RECIPES, OmniRecipe, check_memory, chosen, estimate
 from engine.train.omni_step import FEW, MaskedOmni, _Rows, compact, weights
 from engine.train.optim import adamw_omni, average, rate_at
-from engine.train.recorded import Recorded
+from engine.train.recorded import Recorded, lengths
 from engine.train.token_data import TokenData, cells_of, hashed, tokens_of
 
 HERE = Path(__file__).resolve().parent
@@ -242,7 +242,7 @@ def test_rows_of_a_table_have_the_gradient_of_an_embedding(rows: int) -> None:
 
 
 def test_what_is_recorded_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each length of the recipe once, longest first, but those that keep a GPU busy; other shapes and evaluation pass by."""
+    """Each length once, in its order; other shapes and evaluation pass by."""
     recorded = []
 
     def stand_in(module: Any, args: tuple[Tensor, ...], **_: Any) -> Any:
@@ -254,11 +254,11 @@ def test_what_is_recorded_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     ids, there, layout = batch()
     module = MaskedOmni(Omni(CONFIG)).train()
-    recipe = replace(RECIPE, batch=6, bfloat16=False, budgets=Budgets((4, 8, 40_000), 4, asked=()))
+    recipe = replace(RECIPE, batch=6, bfloat16=False, budgets=Budgets((4, 8), 4, asked=()))
     some, other = (compact(ids, choose(there, layout, Budgets((k,), 4, asked=()), 1, 2), layout) for k in (8, 7))
     some, other = (replace(one, ragged=True) for one in (some, other))  # as on a GPU
     expected = [module(one) for one in (some, other)]
-    module.through = Recorded(module, recipe)
+    module.through = Recorded(module, recipe, [8, 4])
     assert torch.equal(module(other), expected[1]) and not recorded
     with torch.no_grad():
         module.eval()(some)
@@ -268,13 +268,21 @@ def test_what_is_recorded_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert recorded == [8, 4]
 
 
+def test_graphs_have_room_beside_the_largest_step() -> None:
+    recipe = replace(RECIPE, budgets=Budgets((4, 8, 12), 8))
+    step = estimate(recipe, CONFIG, written_out=False)
+    assert lengths(recipe, CONFIG, step.total + step.passing) == [12, 8, 4]
+    assert lengths(recipe, CONFIG, step.total + step.passing - 1) == [8, 4]
+    assert lengths(recipe, CONFIG, step.total) == []
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_replayed_step_has_the_gradients_of_a_plain_one() -> None:
     ids, there, layout = batch()
     module = MaskedOmni(Omni(CONFIG).to("cuda"))
     recipe = replace(RECIPE, batch=6, budgets=Budgets((8,), 4, asked=()))
     found = []
-    for through in (module.blocks, Recorded(module, recipe)):
+    for through in (module.blocks, Recorded(module, recipe, [8])):
         module.through = through
         for step in (2, 3):
             some = compact(ids, choose(there, layout, recipe.budgets, 1, step), layout).to(torch.device("cuda"))
