@@ -68,8 +68,8 @@ def _translating(recipe: OmniRecipe, blocks: int) -> OmniRecipe:
     return replace(recipe, placed=blocks, budgets=replace(recipe.budgets, translations=TRANSLATIONS))
 
 
-SMALL = chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=300,
-               checkpoint_every=300, soften=0.5)
+SMALL = chosen("small", batch=2048, steps=5600, flat=0.8, rate=2e-3, compiled=True, validated=4096, report_every=200,
+               checkpoint_every=200, soften=0.5)  # every 20 seconds
 PLANS = {
     # Large batches: with small ones a GPU waits for the processor that starts its operations.
     "gpu": Plan({"image": _larger("image", objects=24_576), "spectrum": _larger("spectrum", objects=49_152),
