@@ -3,7 +3,7 @@
 # Run it again and it goes on where it stopped; every stage keeps checkpoints.
 #
 #   deploy/speedrun.sh [FOLDER]            a day and a half on two cores; STEPS=... for less
-#   GPU=1 deploy/speedrun.sh [FOLDER]      half an hour on one GPU, as the shipped model was made
+#   GPU=1 deploy/speedrun.sh [FOLDER]      half an hour on one GPU; the shipped model was trained on from there
 #   RECIPE=tiny OBJECTS=200 deploy/speedrun.sh try    minutes: to see every stage run
 set -euo pipefail
 

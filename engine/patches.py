@@ -43,8 +43,9 @@ def vectors(bundle: OmniBundle, key: str, ids: Any) -> NDArray[np.float32]:
     """Patch vectors (B, n, D) of ids (B, n)."""
     import torch
 
-    with torch.inference_mode():
-        return bundle.quick.encode({key: torch.as_tensor(np.asarray(ids, np.int64))}).context[:, -ids.shape[1]:].float().numpy()
+    from engine.checkpoints.align import contexts
+
+    return contexts(bundle.quick, key, torch.as_tensor(np.asarray(ids, np.int64))).numpy()
 
 
 # -- stored ------------------------------------------------------------------------------------------------------------
