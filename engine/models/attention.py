@@ -39,7 +39,7 @@ class Span:
 def everywhere(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Each query sees all keys (Vaswani et al. 2017, eq. 1)."""
     if _learning(q):
-        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
+        return _learned(q, k, v)
     if _written_out(q):
         return _by_heads(q, k, v)
     return _filled_up(q, k, v) if _unlucky(q, k) else F.scaled_dot_product_attention(q, k, v)
@@ -49,6 +49,14 @@ def _learning(q: Tensor) -> bool:
     """Whether a gradient is wanted in bfloat16 on a CPU: there the fused kernel takes three times as long, forth and back, as
     plain products do; in float32 it takes as long."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
+
+
+def _learned(q: Tensor, k: Tensor, v: Tensor, unseen: Tensor | None = None) -> Tensor:
+    """Attention in three plain products; unseen: what is added to the scores. Autocast would make a softmax of float32 copies;
+    its sums are float32 anyway, and what is multiplied with the values bfloat16."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    with torch.autocast("cpu", enabled=False):
+        return (scores if unseen is None else scores + unseen).softmax(-1) @ v
 
 
 def _written_out(q: Tensor) -> bool:
@@ -95,7 +103,7 @@ def where(seen: Tensor | None) -> Attend:
         if not _learning(q):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         unseen = torch.zeros(seen.shape, dtype=q.dtype).masked_fill(~seen, -torch.inf)  # added: its gradient costs nothing
-        return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + unseen).softmax(-1) @ v
+        return _learned(q, k, v, unseen)
 
     return attend
 
@@ -125,6 +133,17 @@ def within(spans: Sequence[Span]) -> Attend:
 
 def layer_norm(width: int, bias: bool) -> nn.LayerNorm:
     return nn.LayerNorm(width, eps=EPS, bias=bias)
+
+
+class HeadNorm(nn.LayerNorm):
+    """A layer norm of short rows. On a CPU it takes and gives bfloat16, for which autocast would make copies in float32; its
+    sums are float32 anyway, and what comes after it takes bfloat16."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x)
 
 
 def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
@@ -158,7 +177,7 @@ class BlockSizes:
 
     def head_norm(self) -> nn.Module:
         """A norm over the K numbers of a head, the same for all heads; nothing where the model has none."""
-        return layer_norm(self.dim // self.heads, self.norm_bias) if self.qk_norm else nn.Identity()
+        return HeadNorm(self.dim // self.heads, eps=EPS, bias=self.norm_bias) if self.qk_norm else nn.Identity()
 
 
 class SelfAttention(nn.Module):
@@ -219,6 +238,8 @@ class Perceptron(nn.Module):
         self.fc3 = nn.Linear(sizes.dim, sizes.hidden, bias=sizes.mlp_bias) if sizes.gated else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # once for both
         hidden = self.activation(self.fc1(x))
         return self.fc2(hidden if self.fc3 is None else hidden * self.fc3(x))
 
