@@ -55,8 +55,9 @@ def target_title(key: str) -> str:
 
 
 def chi_line(found: Any) -> str:
-    """How well a generated measurement, observed again, agrees with the input."""
-    return f"χ² {found.chi2:.2f}, {max(found.significance, 0):.1f} σ off"
+    """How well a generated measurement, observed again, agrees with the input: χ² counts noise alone, which a codec's own error
+    of a bright object exceeds by far; σ counts both."""
+    return f"χ² {found.chi2:.2f} of noise alone, {max(found.significance, 0):.1f} σ beyond noise and {found.floor:.0%} of flux"
 
 
 def colour_rank(name: str) -> tuple[int, str]:

@@ -145,7 +145,7 @@ def estimate(recipe: OmniRecipe, config: OmniConfig, processes: int = 1, written
     # Numbers kept for the gradient, a token and block: of width D, inside the perceptron, and attention weights. Those that
     # autocast leaves in float32 (what the norms see) count in full.
     norm, attention, gate = 4 * 2 * d, 8 * d * size, (2 * d + 4 * h) * size
-    weights = (6 if recipe.bfloat16 else 4) if written_out else 0
+    weights = size if written_out else 0
     encoder = most * (norm + attention + gate + weights * config.num_heads * most)
     decoder = asked * (norm + attention + gate + weights * config.num_heads * asked)
     decoder += asked * (4 * d + 4 * d * size + weights * config.num_heads * most) + most * (4 * d + 3 * d * size)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from engine.checkpoints import load_aion, save_aion
-from engine.models.attention import drop_path
+from engine.models.attention import BlockSizes, DecoderBlock, drop_path, where
 from engine.models.omni import Encoded, Omni, OmniConfig
 from engine.models.tokens import position_table
 
@@ -431,6 +431,24 @@ def test_compiles_into_one_graph(changes: dict[str, Any]) -> None:
         assert list(got) == targets
         for key in targets:
             close(got[key], expected[key])
+
+
+def test_autocast_makes_no_float32_of_heads_and_learns_the_same() -> None:
+    """A decoder block in bfloat16 on a CPU: half of what attention sees is hidden, from both masks."""
+    torch.manual_seed(0)
+    block = DecoderBlock(BlockSizes(96, 3, 128, "SiLU", True, False, False, False, False, True), 0.0)
+    x, context, seen = torch.randn(2, 5, 96, requires_grad=True), torch.randn(2, 7, 96), torch.rand(2, 1, 1, 7) > 0.5
+    seen[..., 0] = True
+    among = torch.ones(1, 1, 5, 5).tril().bool()
+    found = []
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            key, _ = block.memory(context)
+            y = block(x, context, where(among), where(seen))
+        assert key.dtype == (torch.bfloat16 if half else torch.float32)
+        found.append((y, *torch.autograd.grad(y.square().sum(), (x, *block.parameters()))))
+    for exact, near in zip(*found, strict=True):
+        assert float((near - exact).detach().abs().max() / exact.detach().abs().max()) < 0.02
 
 
 def test_bfloat16_stays_near() -> None:
