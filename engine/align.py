@@ -190,10 +190,8 @@ def fit(spaces: Mapping[str, Mapping[str, Reduced]], rows: NDArray[np.int64], te
         ) -> Generator[Step, None, tuple[AlignHead, dict[str, float]]]:
     """At most so many steps with the loss, in batches of at most `size` pairs; returns the head and its recall among the pairs
     held out, both ways."""
-    import torch
-
     from engine.models.align import AlignConfig, AlignHead
-    from engine.models.processor import fast_bfloat16
+    from engine.models.processor import mixed_precision
 
     head = AlignHead(AlignConfig(
         {space: {key: r.values.shape[1] for key, r in some.items()} for space, some in spaces.items()},
@@ -215,7 +213,7 @@ def fit(spaces: Mapping[str, Mapping[str, Reduced]], rows: NDArray[np.int64], te
             order = order[batch:]
 
     def vectors(some: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu" or fast_bfloat16()):
+        with mixed_precision(device):
             return head(a, *shown(spaces[a], some, random)), head(b, *shown(spaces[b], some, random))
 
     for step, loss in descend(head, batches(), vectors, steps):

@@ -22,7 +22,7 @@ from engine.checkpoints.tensors import read_tensors, save_tensors
 from engine.model_files import SHIPPED, checksum, read_json, refuse_pickles
 from engine.models import AstroClip, AstroClipConfig
 from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
-from engine.models.processor import fast_bfloat16
+from engine.models.processor import mixed_precision
 
 if TYPE_CHECKING:
     from engine.objects import SkyObject
@@ -167,7 +167,7 @@ class Bundle:
         """Vectors of the rows that were found, NaN for the others; in bfloat16 where the processor has it."""
         out = torch.full((len(found), self.dim), torch.nan)
         if found.any():
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+            with torch.inference_mode(), mixed_precision("cpu"):
                 out[found] = encode(*inputs).float()
         return out.numpy()
 

@@ -20,7 +20,7 @@ def fast(codec: Codec) -> Codec:
     """
     tensors = codec.state_dict()
     device = next(iter(tensors.values())).device
-    dtype = torch.bfloat16 if device.type == "cuda" or (device.type == "cpu" and fast_bfloat16()) else torch.float32
+    dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
     for half in ("encoder", "decoder"):
         for name, module in getattr(codec, half, nn.Module()).named_modules(prefix=half):
             product = getattr(module, "weight", torch.empty(0)).ndim > 1 and getattr(module, "groups", 1) == 1  # no norm

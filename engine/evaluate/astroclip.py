@@ -110,12 +110,12 @@ def encode_image(model: Any, prepared: dict[str, Any], shown: tuple[bool, bool] 
     import torch
 
     from engine.models.inputs import FIELDS
-    from engine.models.processor import fast_bfloat16
+    from engine.models.processor import mixed_precision
 
     use = torch.tensor([s for f, s in zip(FIELDS, shown, strict=True) for _ in f.bands])
     stamps = {f.survey: prepared[f"stamp_{f.survey}"] * s for f, s in zip(FIELDS, shown, strict=True)}
     present = prepared["present"] & use
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+    with torch.inference_mode(), mixed_precision("cpu"):
         vectors: Array = model.encode_image(stamps, prepared["photometry"] * present[..., None], present).float().numpy()
     return vectors
 
@@ -124,9 +124,9 @@ def encode_spectrum(model: Any, prepared: dict[str, Any]) -> Array:
     """Vectors (n, dim) of the DESI spectra."""
     import torch
 
-    from engine.models.processor import fast_bfloat16
+    from engine.models.processor import mixed_precision
 
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+    with torch.inference_mode(), mixed_precision("cpu"):
         vectors: Array = model.encode_spectrum(prepared["desi_flux"], prepared["desi_weight"]).float().numpy()
     return vectors
 

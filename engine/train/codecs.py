@@ -25,6 +25,7 @@ from engine.codecs.convnext import Down, Up
 from engine.codecs.quantizers import FSQ
 from engine.codecs.spectrum import interpolate
 from engine.models.inputs import asinh
+from engine.models.processor import mixed_precision
 from engine.steps import Step
 from engine.train import codec_tables, parallel
 from engine.train.codec_data import SPECTROGRAPHS, SURVEYS, CodecSource, Images, Spectra, build_cache
@@ -211,7 +212,7 @@ def train_step(codec: Codec, optimiser: torch.optim.Optimizer, recipe: CodecReci
     optimiser.zero_grad(set_to_none=True)
     batches, row = drawn(source, step), dict[str, Any](step=step + 1, rate=rate)
     for batch in batches:
-        with torch.autocast(source.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+        with mixed_precision(source.device, recipe.bfloat16):
             loss, parts, _ = LOSSES[recipe.kind](codec, batch, recipe)
         (loss / len(batches)).backward()
         for name, value in ({"loss": loss} | parts).items():
@@ -230,7 +231,7 @@ def validate(codec: Codec, recipe: CodecRecipe, source: CodecSource) -> dict[str
     codec.eval()
     row: dict[str, float] = {}
     for name, batch in unseen(source).items():
-        with torch.autocast(source.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+        with mixed_precision(source.device, recipe.bfloat16):
             loss, _, ids = LOSSES[recipe.kind](codec, batch, recipe)
         row |= {f"held_out_{name}": float(loss), f"perplexity_{name}": perplexity(ids)}
     losses = [value for name, value in row.items() if name.startswith("held_out_")]

@@ -18,7 +18,7 @@ from engine.align import at_random, chosen, descend, recalled
 from engine.checkpoints.align import Alignment, contexts, reduced, save_alignment, whitened
 from engine.checkpoints.omni import OmniBundle
 from engine.models.align import AlignHead, Reader, all_places
-from engine.models.processor import fast_bfloat16
+from engine.models.processor import mixed_precision
 from engine.models.tokens import has_level
 from engine.steps import Step
 from engine.train.head import Loaded, together
@@ -122,7 +122,7 @@ def _side(bundle: OmniBundle, before: Alignment, space: str, ids: dict[str, Load
             tokens[key] = torch.zeros(*some.shape, before.head.config.reduced)
             if has.any():
                 tokens[key][has] = whitened(reduced(contexts(bundle.quick, key, some[has]), before.reductions[key]))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16()):
+        with torch.inference_mode(), mixed_precision("cpu"):
             for variant in range(1 + len(keys)):
                 seen = {key: there[i, own] & (i + 1 != variant) for i, key in enumerate(keys)}
                 read = torch.nonzero(torch.stack(list(seen.values())).any(0))[:, 0]

@@ -13,6 +13,7 @@ import torch
 
 from engine import checkpoints
 from engine.models import AstroClip, losses
+from engine.models.processor import mixed_precision
 from engine.steps import Step
 from engine.train.data import PairSource, Render, build_cache
 from engine.train.optim import adamw, rate_at
@@ -89,7 +90,7 @@ def train_step(model: AstroClip, optimiser: torch.optim.Optimizer, recipe: Recip
     for group in optimiser.param_groups:
         group["lr"] = rate
     model.train()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bfloat16):
+    with mixed_precision("cpu", recipe.bfloat16):
         loss, parts = losses(model, source.train(step), recipe.draw)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
@@ -109,7 +110,7 @@ def validate(model: AstroClip, recipe: Recipe, source: PairSource) -> dict[str, 
     count = min(recipe.validation, 1024)
     for start in range(0, count, 128):
         batch = source.held_out(start, min(128, count - start))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.bfloat16):
+        with mixed_precision("cpu", recipe.bfloat16):
             images.append(model.encode_image(batch.stamps, batch.photometry, batch.present))
             spectra.append(model.encode_spectrum(batch.flux, batch.weight))
     similarity = torch.cat(images) @ torch.cat(spectra).T

@@ -26,6 +26,7 @@ from engine.checkpoints.tokenizers import config_of
 from engine.checkpoints.training import whole
 from engine.model_files import read_json, weights_checksum
 from engine.models.omni import Omni, OmniConfig
+from engine.models.processor import mixed_precision
 from engine.pairs import How
 from engine.steps import Step
 from engine.train import parallel
@@ -117,7 +118,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     if start is not None:
         marks["start"] = weights_checksum(start)[:16]
     previous = _previous(out, marks)
-    check_memory(recipe, config, available(device), processes, device.type == "cpu")
+    check_memory(recipe, config, available(device), processes, device.type)
     if device.type == "cpu":
         torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
@@ -237,7 +238,7 @@ def train_step(this: Training, step: int, batch: Batch) -> Taken:
     sums = torch.zeros(len(counts), device=this.device)
     for number, piece in enumerate(batch.pieces):
         parallel.last_piece(module, number + 1 == recipe.pieces)
-        with torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+        with mixed_precision(this.device, recipe.bfloat16):
             each = module(piece.to(this.device))
         # Gradients are averaged over processes, but each has a share of one sum.
         ((each * weight).sum() * parallel.world()[1]).backward()
@@ -283,7 +284,7 @@ def validate(this: Training) -> dict[str, float]:
         for piece in batch.pieces:
             # Compiled without gradients, too, blocks would take a minute longer to begin.
             eager = torch.compiler.set_stance("force_eager") if recipe.compiled else nullcontext()
-            with eager, torch.autocast(this.device.type, dtype=torch.bfloat16, enabled=recipe.bfloat16):
+            with eager, mixed_precision(this.device, recipe.bfloat16):
                 sums += this.module(piece.to(this.device))
     parallel.release(this.module)
     _swap(this)

@@ -14,6 +14,7 @@ import torch
 
 from engine.models.omni import Omni
 from engine.models.omni_config import OmniConfig
+from engine.models.processor import fast_bfloat16
 from engine.train.masking import Budgets, Layout
 from engine.train.omni_step import LOSSES
 
@@ -136,16 +137,17 @@ class Memory:
         return self.lasting + self.passing
 
 
-def estimate(recipe: OmniRecipe, config: OmniConfig, processes: int = 1, written_out: bool = True) -> Memory:
-    """What a run needs. written_out: attention weights are kept, as on a CPU."""
+def estimate(recipe: OmniRecipe, config: OmniConfig, processes: int = 1, device: str = "cpu") -> Memory:
+    """What a run needs. device: "cpu" or "cuda"."""
     parameters = sum(p.numel() for p in Omni(config, device="meta").parameters())
     own, most = recipe.batch // recipe.pieces // processes, max(recipe.budgets.inputs)
     asked, d, h = recipe.budgets.targets, config.dim, config.hidden
-    size = 2 if recipe.bfloat16 else 4
+    half = recipe.bfloat16 and fast_bfloat16(device)
+    size = 2 if half else 4
     # Numbers kept for the gradient, a token and block: of width D, inside the perceptron, and attention weights. Those that
     # autocast leaves in float32 (what the norms see) count in full.
     norm, attention, gate = 4 * 2 * d, 8 * d * size, (2 * d + 4 * h) * size
-    weights = size if written_out else 0
+    weights = size if half and device == "cpu" else 0  # fused kernels keep none
     encoder = most * (norm + attention + gate + weights * config.num_heads * most)
     decoder = asked * (norm + attention + gate + weights * config.num_heads * asked)
     decoder += asked * (4 * d + 4 * d * size + weights * config.num_heads * most) + most * (4 * d + 3 * d * size)
@@ -155,7 +157,7 @@ def estimate(recipe: OmniRecipe, config: OmniConfig, processes: int = 1, written
     else:
         kept = config.encoder_depth * encoder + config.decoder_depth * decoder
     gathered = 4 * parameters if processes > 1 else 0  # the whole weights during a step
-    cast = 2 * parameters if recipe.bfloat16 else 0
+    cast = 2 * parameters if half else 0
     lasting = 4 * 5 * parameters // processes  # weights, gradients, two moments, averages
     return Memory(lasting, own * (kept + logits + 8 * Layout(config).places) + gathered + cast)
 
@@ -175,22 +177,22 @@ def available(device: torch.device) -> int:
     return free
 
 
-def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: int = 1, written_out: bool = True) -> None:
+def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: int = 1, device: str = "cpu") -> None:
     """Raises ValueError, with the estimate and what would help, for a run that needs more than is free in each process."""
-    need = estimate(recipe, config, processes, written_out)
+    need = estimate(recipe, config, processes, device)
     if need.total <= free:
         return
     start = (f"the recipe {recipe.name} needs about {need.total / 2**30:.1f} GiB ({need.lasting / 2**30:.1f} for weights, "
              f"gradients, moments and averages), but {free / 2**30:.1f} GiB are free")
     for pieces in (p for p in range(recipe.pieces + 1, recipe.batch + 1) if recipe.batch % (p * processes) == 0):
-        if estimate(replace(recipe, pieces=pieces), config, processes, written_out).total <= free:
+        if estimate(replace(recipe, pieces=pieces), config, processes, device).total <= free:
             raise ValueError(f"{start}; cut each batch into {pieces} pieces (the result is the same)")
     finest = replace(recipe, pieces=recipe.batch // processes, recompute=True)
-    if estimate(finest, replace(config, use_act_checkpoint=True), processes, written_out).total <= free:
+    if estimate(finest, replace(config, use_act_checkpoint=True), processes, device).total <= free:
         raise ValueError(f"{start}; cut each batch into {finest.pieces} pieces and recompute blocks for the gradient")
     fitting = next((p for p in (2, 4, 8, 16, 32, 64, 128, 256, 512) if p > processes and recipe.batch % p == 0 and estimate(
-        replace(finest, pieces=recipe.batch // p), config, p, written_out).total <= free), None)
+        replace(finest, pieces=recipe.batch // p), config, p, device).total <= free), None)
     how = f"share it among {fitting} such processes with torchrun, or take" if fitting else "take"
     smaller = [name for name, r in RECIPES.items() if r.dim < recipe.dim and estimate(
-        replace(r, pieces=r.batch // processes), r.config(config.domains, config.sizes), processes, written_out).total <= free]
+        replace(r, pieces=r.batch // processes), r.config(config.domains, config.sizes), processes, device).total <= free]
     raise ValueError(f"{start}; {how} a smaller recipe ({', '.join(smaller) or 'none is'})")

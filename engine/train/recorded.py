@@ -21,11 +21,11 @@ from engine.train.omni_step import MaskedOmni
 
 def lengths(recipe: OmniRecipe, config: OmniConfig, free: int) -> list[int]:
     """The numbers of inputs, largest first, whose graphs have room (bytes) beside a step with the largest."""
-    step = estimate(recipe, config, written_out=False).total
+    step = estimate(recipe, config, device="cuda").total
 
     def fits(inputs: int) -> bool:
         own = replace(recipe, budgets=replace(recipe.budgets, inputs=(inputs,)))
-        return step + estimate(own, config, written_out=False).passing <= free
+        return step + estimate(own, config, device="cuda").passing <= free
 
     return [inputs for inputs in sorted(set(recipe.budgets.inputs), reverse=True) if fits(inputs)]
 

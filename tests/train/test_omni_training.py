@@ -23,8 +23,10 @@ from torch import Tensor
 from engine import checkpoints
 from engine.checkpoints import save_aion
 from engine.model_files import codec_checksum
+from engine.models import processor
 from engine.models.omni import Omni
 from engine.models.omni_config import OmniConfig
+from engine.models.processor import mixed_precision
 from engine.models.tokens import has_level
 from engine.records import Records
 from engine.steps import Step
@@ -270,7 +272,7 @@ def test_what_is_recorded_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_graphs_have_room_beside_the_largest_step() -> None:
     recipe = replace(RECIPE, budgets=Budgets((4, 8, 12), 8))
-    step = estimate(recipe, CONFIG, written_out=False)
+    step = estimate(recipe, CONFIG, device="cuda")
     assert lengths(recipe, CONFIG, step.total + step.passing) == [12, 8, 4]
     assert lengths(recipe, CONFIG, step.total + step.passing - 1) == [8, 4]
     assert lengths(recipe, CONFIG, step.total) == []
@@ -595,6 +597,20 @@ def test_vectors_and_norms_do_not_decay(changes: dict[str, Any]) -> None:
     assert any("norm" in names[id(p)] for p in free) and any("token_emb" in names[id(p)] for p in free)
 
 
+def test_a_processor_without_bfloat16_trains_in_float32(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPE, steps=3, report_every=1)
+    monkeypatch.setattr(processor, "fast_bfloat16", lambda device="cpu": False)
+    for name, wanted in (("plain", False), ("half", True)):
+        list(trained(place, tmp_path / name, replace(recipe, bfloat16=wanted)))
+    assert losses(tmp_path / "half") == losses(tmp_path / "plain")
+    monkeypatch.undo()
+    product = torch.ones(2, 2)
+    with mixed_precision("cpu"):
+        assert ((product @ product).dtype == torch.bfloat16) is processor.fast_bfloat16()
+    with mixed_precision("cpu", wanted=False):
+        assert (product @ product).dtype == torch.float32
+
+
 def test_averages_follow() -> None:
     kept, new = [torch.zeros(2)], [torch.ones(2)]
     average(kept, new, 0.5, step=1000)
@@ -649,8 +665,7 @@ def _kept_for_the_gradient(config: OmniConfig, recipe: OmniRecipe, bfloat16: boo
             sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
         return value
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), torch.autocast(
-            "cpu", torch.bfloat16, enabled=bfloat16):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x), mixed_precision("cpu", bfloat16):
         loss = module(some).sum()
     loss.backward()
     return sum(sizes.values())

@@ -2,8 +2,9 @@
 
 Theirs is `FourM.forward` of polymathic-aion 0.0.2 (its masks are ready-made: the package has none to make them), backward and
 AdamW; ours is all that `omni.train_step` does: reading tokens from disk, choosing, both passes, clipping, AdamW, averaging.
-Same sizes, budgets, batch, tokens of the demo's modalities, bfloat16 autocast. On a GPU ours has its blocks compiled, which is
-how it trains there.
+Same sizes, budgets, batch, tokens of the demo's modalities, bfloat16 autocast; on a processor that does not multiply in
+bfloat16 ours is float32, and the reference in float32 takes its turns, too. On a GPU ours has its blocks compiled, which is how
+it trains there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from engine.checkpoints import save_aion
 from engine.model_files import codec_checksum
 from engine.models.omni import Omni
 from engine.models.omni_config import OmniConfig
+from engine.models.processor import fast_bfloat16
 from engine.records import Records
 from engine.train import omni
 from engine.train.masking import Budgets, choose
@@ -117,7 +119,8 @@ def reference_batches(this: omni.Training, count: int) -> list[dict[str, dict[st
     return batches
 
 
-def reference_step(this: omni.Training) -> Callable[[], Any]:
+def reference_step(this: omni.Training, half: bool = True) -> Callable[[], Any]:
+    """half: in bfloat16 autocast."""
     from aion.fourm.fm import FourM
 
     torch.manual_seed(0)
@@ -129,7 +132,7 @@ def reference_step(this: omni.Training) -> Callable[[], Any]:
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(this.device.type, dtype=torch.bfloat16):
+        with torch.autocast(this.device.type, torch.bfloat16, enabled=half):
             loss, _ = FourM.forward(model, batches[next(steps) % 8], max(recipe.budgets.inputs), recipe.budgets.targets)
         loss.backward()
         optimiser.step()
@@ -165,8 +168,12 @@ def measured(recipe: OmniRecipe, size: str, repeats: int, each: int, device: str
     with tempfile.TemporaryDirectory() as place:
         this = our_training(recipe, sizes, Path(place), device)
         ways = {"reference": reference_step(this), "ours": our_step(this)}
-        work = flops(ways["reference"])
-        product = Product(recipe.batch * max(recipe.budgets.inputs), this.config.dim, 3 * this.config.dim, torch.bfloat16)
+        half = device == "cuda" or fast_bfloat16()
+        if not half:
+            ways["reference in float32"] = reference_step(this, half)
+        work = flops(ways["ours"])
+        product = Product(recipe.batch * max(recipe.budgets.inputs), this.config.dim, 3 * this.config.dim,
+                          torch.bfloat16 if half else torch.float32)
         plain = product.call(device)
         seconds = by_turns(ways | {"product": lambda: [plain() for _ in range(20)]}, repeats, each, device)
     rate = 20 * product.operations / seconds["product"][0]
@@ -174,6 +181,7 @@ def measured(recipe: OmniRecipe, size: str, repeats: int, each: int, device: str
     speeds = {f"{name} (objects/s)": recipe.batch / seconds[name][0] for name in ways}
     return {"size": size, "heads": this.config.num_heads, "batch": recipe.batch, "inputs": max(recipe.budgets.inputs),
             "targets": recipe.budgets.targets, **speeds, "faster": faster[0], "faster by processor time": faster[1],
+            **({} if half else {"faster than in float32": ratios(seconds["reference in float32"], seconds["ours"])[0]}),
             "wanted": LEAST[size] if device == "cpu" else ON_GPU, "GFLOP/s": work / seconds["ours"][0] / 1e9,
             "share of a plain product": work / seconds["ours"][0] / rate, "GFLOP/s of that product": rate / 1e9}
 
