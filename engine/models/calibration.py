@@ -1,7 +1,9 @@
-"""How sure a distribution may be of itself: a power of it, by its entropy.
+"""How sure a distribution may be of itself: a power of it, by its entropy, and a share of what is flatter, for its mistakes.
 
 Temperature scaling (Guo et al. 2017, sec. 4.2), with a temperature that depends on how spread out the distribution is: a model
-that is too modest where a few bins remain may well be too bold where a hundred do.
+that is too modest where a few bins remain may well be too bold where a hundred do. One temperature cannot serve the peak and
+the far bins: a model that is wrong now and then, and sure of it, would have to be modest always. So its square root, which
+reaches those bins, is mixed in.
 """
 
 from __future__ import annotations
@@ -11,15 +13,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Knots = Sequence[tuple[float, float]]  # (entropy in nats, power), entropies increasing
+Knots = Sequence[tuple[float, float, float]]  # (entropy in nats, power, share of the square root), entropies increasing
+FLAT = 0.5  # the power that makes it flat
 
 
 def calibrated(logits: Tensor, knots: Knots) -> Tensor:
-    """Logits (..., V) of distributions -> those of their powers, of which `knots` tell some; between them they are linear in
+    """Logits (..., V) of distributions -> log-probabilities of the calibrated ones. Between knots power and share are linear in
     the entropy, beyond them constant."""
-    at, powers = (torch.tensor(each, dtype=logits.dtype, device=logits.device) for each in zip(*knots, strict=True))
+    at, powers, shares = (torch.tensor(each, dtype=logits.dtype, device=logits.device) for each in zip(*knots, strict=True))
     said = logits.log_softmax(-1)
-    return said * power(entropy(said), at, powers)[..., None]
+    spread_out = entropy(said)
+    return mixed(said, between(spread_out, at, powers), between(spread_out, at, shares))
+
+
+def mixed(said: Tensor, power: Tensor, share: Tensor) -> Tensor:
+    """(..., V) log-probabilities, their powers (...) and shares (...) of the flat -> (..., V) log-probabilities."""
+    sharp, flat = (said * power[..., None]).log_softmax(-1), (said * FLAT).log_softmax(-1)
+    return torch.logaddexp(sharp + torch.log1p(-share)[..., None], flat + share.log()[..., None])
 
 
 def entropy(said: Tensor) -> Tensor:
@@ -27,9 +37,9 @@ def entropy(said: Tensor) -> Tensor:
     return -(said.exp() * said).sum(-1)
 
 
-def power(entropies: Tensor, at: Tensor, powers: Tensor) -> Tensor:
-    """(...) entropies -> (...) powers, from those (k,) at some entropies (k,)."""
+def between(entropies: Tensor, at: Tensor, values: Tensor) -> Tensor:
+    """(...) entropies -> (...) powers or shares, from those (k,) at some entropies (k,)."""
     x = entropies.clamp(at[0], at[-1])
     i = (torch.searchsorted(at, x.contiguous(), right=True) - 1).clamp(0, len(at) - 2)
     share = (x - at[i]) / (at[i + 1] - at[i])
-    return torch.lerp(powers[i], powers[i + 1], share)
+    return torch.lerp(values[i], values[i + 1], share)

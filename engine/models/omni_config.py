@@ -24,7 +24,7 @@ class OmniConfig:
     redshifts asked for in training were spread; `engine.models.spreading` takes that off what the model says. `token_heads`:
     of the decoder's last block, the one before and so on, the head onto the context whose values are the vectors of the
     tokens, not what the encoder made of them, which knows the object and hardly the token. `calibration`: of a number that
-    is told, (entropy, power) as `engine.models.calibration` has them.
+    is told, (entropy, power, share) as `engine.models.calibration` has them.
 
     Raises ValueError naming the key, its value and what is allowed.
     """
@@ -55,7 +55,7 @@ class OmniConfig:
     share_tables: bool = False
     soften: float = 0.0
     token_heads: tuple[int, ...] = ()
-    calibration: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict, hash=False)
+    calibration: Mapping[str, tuple[tuple[float, float, float], ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("domains_in", "domains_out"):
@@ -189,11 +189,12 @@ def _size(key: str, value: Any, domains: tuple[str, ...]) -> tuple[int, int]:
     return tokens, vocabulary
 
 
-def _knots(key: str, value: Any, targets: tuple[str, ...]) -> tuple[tuple[float, float], ...]:
-    """The (entropy, power) of a number that the model tells."""
+def _knots(key: str, value: Any, targets: tuple[str, ...]) -> tuple[tuple[float, float, float], ...]:
+    """The (entropy, power, share) of a number that the model tells."""
     _require(key in targets and MODALITIES[key].codec == "grid", "calibration", key, "a number on a grid that the model tells")
-    pairs = isinstance(value, (list, tuple)) and len(value) > 1 and all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair)) for pair in value)
-    right = pairs and all(a[0] < b[0] for a, b in pairwise(value)) and all(pair[1] > 0 for pair in value)
-    _require(right, f"calibration[{key!r}]", value, "two or more [entropy, power], entropies increasing, powers above 0")
-    return tuple((float(h), float(power)) for h, power in value)
+    threes = isinstance(value, (list, tuple)) and len(value) > 1 and all(
+        isinstance(knot, (list, tuple)) and len(knot) == 3 and all(map(_is_number, knot)) for knot in value)
+    right = threes and all(a[0] < b[0] for a, b in pairwise(value)) and all(p > 0 and 0 <= s < 1 for _, p, s in value)
+    _require(right, f"calibration[{key!r}]", value,
+             "two or more [entropy, power, share], entropies increasing, powers above 0, shares from 0 to below 1")
+    return tuple((float(h), float(power), float(share)) for h, power, share in value)

@@ -18,19 +18,20 @@ from torch.nn import functional as F
 
 from engine.checkpoints.aion import load_aion
 from engine.generation import grids
-from engine.models.calibration import calibrated, entropy, power
+from engine.models.calibration import between, calibrated, entropy, mixed
 from engine.models.omni import Omni
 from engine.records import Records
 from engine.steps import Step
 from engine.train.token_data import tokens_of
 
 ENTROPIES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
-STIFF = 1e-3  # times the squared differences of neighbouring powers' logarithms, beside a mean log score
+STIFF = 1e-3  # times the squared differences of neighbouring powers' logarithms and shares' logits, beside a mean log score
+FEW = -4.0  # logit of the shares at the start
 LEAST, READ = 100, 64  # objects of a choice of inputs; read at a time
 
 
 def run(folder: Path, skies: Sequence[Path], objects: int, device: str = "cpu") -> Iterator[Step]:
-    """Fit the powers of every number on an even grid, and write them into the model's config.json; the last Step tells what
+    """Fit the powers and shares of every number on an even grid, and write them into the model's config.json; the last Step tells what
     the log scores gain. Each choice of inputs counts alike: every image and spectrum alone, the catalogue's fluxes alone, and
     they with each image; of each at most so many objects.
 
@@ -95,20 +96,22 @@ def score(logits: Tensor, ids: Tensor) -> float:
     return -float(F.cross_entropy(logits, ids))
 
 
-def fitted(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[tuple[float, float], ...]:
-    """(entropy, power) with the best mean log score of parts, each log-probabilities (n, V) and ids (n,)."""
+def fitted(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[tuple[float, float, float], ...]:
+    """(entropy, power, share) with the best mean log score of parts, each log-probabilities (n, V) and ids (n,)."""
     at = torch.tensor(ENTROPIES)
     logs = torch.zeros(len(at), requires_grad=True)  # of the powers, which are positive
+    odds = torch.full((len(at),), FEW, requires_grad=True)
     spread_out = [entropy(logits) for logits, _ in parts]
-    optimiser = torch.optim.LBFGS([logs], max_iter=50, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS([logs, odds], max_iter=50, line_search_fn="strong_wolfe")
 
     def lost() -> Tensor:
         optimiser.zero_grad()
-        each = [F.cross_entropy(logits * power(h, at, logs.exp())[:, None], ids)
+        each = [F.nll_loss(mixed(logits, between(h, at, logs.exp()), between(h, at, odds.sigmoid())), ids)
                 for (logits, ids), h in zip(parts, spread_out, strict=True)]
-        loss = torch.stack(each).mean() + STIFF * logs.diff().square().sum()
+        loss = torch.stack(each).mean() + STIFF * (logs.diff().square().sum() + odds.diff().square().sum())
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimiser.step(lost)  # type: ignore[no-untyped-call]
-    return tuple((h, round(value, 4)) for h, value in zip(ENTROPIES, logs.exp().tolist(), strict=True))
+    found = torch.stack([logs.exp(), odds.sigmoid()]).detach().double().numpy().round(4)
+    return tuple((h, float(power), float(share)) for h, power, share in zip(ENTROPIES, *found, strict=True))

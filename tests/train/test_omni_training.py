@@ -343,7 +343,7 @@ def test_a_run_begins_with_a_published_model(place: Path, tmp_path: Path) -> Non
     config = OmniConfig(("tok_z", "tok_flux_g"), ("tok_z", "tok_flux_g"), norm_bias=False, act_layer="SiLU", dim=16,
                         encoder_depth=1, decoder_depth=1, num_heads=2, qk_norm=True)
     start, sky = tmp_path / "aion-small", tmp_path / "a.sky"
-    save_aion(start, Omni(replace(config, calibration={"tok_z": ((0, 2), (5, 1))})))
+    save_aion(start, Omni(replace(config, calibration={"tok_z": ((0, 2, 0), (5, 1, 0))})))
     ids = np.random.default_rng(0).integers(0, 1024, (100, 1))
     for key in config.domains:
         codec = start / "codecs" / config.modality(key).folder
