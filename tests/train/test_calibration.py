@@ -80,7 +80,8 @@ def test_sure_and_now_and_then_wrong() -> None:
 
 @pytest.mark.parametrize(("knots", "said"), [({"tok_flux_h": [[0, 1, 0], [1, 1, 0]]}, "calibration is 'tok_flux_h'"),
                                              ({"tok_spectrum_desi": [[0, 1, 0], [1, 1, 0]]}, "a number on a grid"),
-                                             ({"tok_z": [[0, 1, 0]]}, "two or more"), ({"tok_z": [[0, 1], [1, 1]]}, "power, share"),
+                                             ({"tok_z": [[0, 1, 0]]}, "two or more"),
+                                             ({"tok_z": [[0, 1], [1, 1]]}, "power, share"),
                                              ({"tok_z": [[1, 1, 0], [0, 1, 0]]}, "increasing"),
                                              ({"tok_z": [[0, 1, 0], [1, 0, 0]]}, "above 0"),
                                              ({"tok_z": [[0, 1, 0], [1, 1, 1]]}, "below 1")])
