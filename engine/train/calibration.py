@@ -32,8 +32,8 @@ LEAST, READ = 100, 64  # objects of a choice of inputs; read at a time
 
 def run(folder: Path, skies: Sequence[Path], objects: int, device: str = "cpu") -> Iterator[Step]:
     """Fit powers and shares of every number on an even grid, and write them into the model's config.json; the last Step tells
-    what the log scores gain. Each choice of inputs counts alike: every image and spectrum alone, the catalogue's fluxes alone, and
-    they with each image; of each at most so many objects.
+    what the log scores gain. Each choice of inputs counts alike: every image and spectrum alone, the catalogue's fluxes alone,
+    and they with each image; of each at most so many objects.
 
     Raises ValueError for a model that tells no such number, and for skies without objects to fit on.
     """

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from engine.models.spreading import spread, unspread
+from engine.models.spreading import ROUNDS, spread, unspread
 
 V = 200
 
@@ -31,6 +32,17 @@ def test_what_a_calibrated_model_says_is_brought_back() -> None:
     assert (after < 0.35 * before + 0.01).all()
     narrow = (found[0] @ (bins - found[0] @ bins) ** 2).sqrt()
     assert 0.6 < narrow < 0.85  # .7, and 1.2 as it was said
+
+
+@pytest.mark.parametrize("width", [0.5, 2.0, 300.0])
+def test_shifted_sums_are_the_product_with_the_whole_matrix(width: float) -> None:
+    logits = 3 * torch.randn(5, V, generator=torch.Generator().manual_seed(0))
+    kernel, said = spread(V, width), logits.softmax(-1)
+    found = said
+    for _ in range(ROUNDS):
+        found = found * ((said / (found @ kernel)) @ kernel.T)
+    torch.testing.assert_close(unspread(logits, width).exp(), found, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(unspread(logits[:1, None], width)[0, 0].exp(), found[0], rtol=1e-3, atol=1e-6)
 
 
 def test_certainty_stays_finite() -> None:
