@@ -38,7 +38,8 @@ def _gaussian(reach: int, width: float) -> list[float]:
 
 
 def _convolved(x: Tensor, taps: list[float]) -> Tensor:
-    """(..., V), with 0 beyond its ends. Shifted sums: of many rows, torch's convolution of one channel takes six times as long."""
+    """(..., V), with 0 beyond its ends. In shifted sums: for many rows, torch's convolution of one channel takes six times as
+    long."""
     reach, n = len(taps) // 2, x.shape[-1]
     padded = F.pad(x, (reach, reach))
     out = padded[..., :n] * taps[0]
