@@ -2,7 +2,7 @@
 
 Temperature scaling (Guo et al. 2017, sec. 4.2), with a temperature that depends on how spread out the distribution is: a model
 that is too modest where a few bins remain may well be too bold where a hundred do. One temperature cannot serve the peak and
-the far bins: a model that is wrong now and then, and sure of it, would have to be modest always. So its square root, which
+the far bins: a model that is wrong now and then, and sure of it, would have to be modest always. So a flatter one, which
 reaches those bins, is mixed in.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Knots = Sequence[tuple[float, float, float]]  # (entropy in nats, power, share of the square root), entropies increasing
-FLAT = 0.5  # the power that makes it flat
+Knots = Sequence[tuple[float, float, float]]  # (entropy in nats, power, share of the flatter one), entropies increasing
+FLAT = 0.7  # the power that makes it flatter; a lower one gives a spectrum's redshift so much far away that it moves the mean
 
 
 def calibrated(logits: Tensor, knots: Knots) -> Tensor:

@@ -18,7 +18,7 @@ from engine.checkpoints import save_aion
 from engine.cli import app
 from engine.generation import grids
 from engine.model_files import codec_checksum
-from engine.models.calibration import calibrated, entropy
+from engine.models.calibration import FLAT, calibrated, entropy
 from engine.models.omni import Omni
 from engine.models.omni_config import OmniConfig
 from engine.records import Records
@@ -59,18 +59,18 @@ def test_powers_are_linear_between_and_constant_beyond() -> None:
     torch.testing.assert_close(powers[:1], torch.tensor([2.0]))
     torch.testing.assert_close(calibrated(said, ((0.0, 1.0, 0.0), (1.0, 1.0, 0.0))), said)
     own = torch.tensor([[0.81, 0.09, 0.09, 0.01]])
-    flat = own.sqrt() / own.sqrt().sum()
+    flat = own**FLAT / (own**FLAT).sum()
     torch.testing.assert_close(calibrated(own.log(), ((0.0, 1.0, 0.2), (1.0, 1.0, 0.2))).exp(), 0.8 * own + 0.2 * flat)
 
 
 def test_sure_and_now_and_then_wrong() -> None:
-    """What is told is anywhere once in fifty, which the model thinks a hundred times less likely: the far bins get what they
+    """What is told is anywhere once in fifty, which the model thinks ten times less likely: the far bins get what they
     deserve, and the peak stays as sharp as it is right."""
     right, ids = bells(0.7)
     random = torch.Generator().manual_seed(5)
     anywhere = torch.randint(0, right.shape[1], ids.shape, generator=random)
     ids = torch.where(torch.rand(ids.shape, generator=random) < 0.02, anywhere, ids)
-    said = (0.9998 * right.exp() + 0.0002 / right.shape[1]).log()
+    said = (0.998 * right.exp() + 0.002 / right.shape[1]).log()
     found = calibrated(said, calibration.fitted([(said, ids)])).exp()
     far = (torch.arange(right.shape[1]) - right.argmax(1, keepdim=True)).abs() > 4
     assert abs(float((found * far).sum(1).mean()) - 0.02) < 0.006
