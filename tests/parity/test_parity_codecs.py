@@ -235,16 +235,13 @@ def compare_spectra(reference: Any, ours: Any, flux: Tensor, ivar: Tensor, mask:
 
 def assert_near(ours: Tensor, reference: Tensor, exact: Tensor) -> None:
     """To 1e-4, or as near to the exact value (in float64) as the reference: random weights can magnify the last digits of a
-    float, as a norm over the two last channels does where these are nearly alike. Such values are few, and how wrong the worst
-    of them is depends on the order of sums, which processors and threads change.
+    float, as a norm over the two last channels does where these are nearly alike. Such values are few.
     """
     scale = 1 + exact.abs()
     away = (ours - reference).abs() / scale
     wrong, theirs = ((x - exact).abs() / scale for x in (ours, reference))
     assert float((away > 1e-4).float().mean()) < 0.01
-    worst, usual = float(wrong.max()), float(wrong.flatten().quantile(0.999))
-    assert usual < 1e-4 + 4 * float(theirs.flatten().quantile(0.999)), f"{usual} from the exact value, but for a thousandth"
-    assert worst < 1e-4 + 20 * float(theirs.max()), f"{worst} from the exact value"
+    assert float(wrong.max()) < 1e-4 + 4 * float(theirs.max()), f"{float(wrong.max())} from the exact value"
 
 
 def compare_decoded(reference: Any, ours: Any, tokens: Tensor, wavelength: Tensor) -> None:
