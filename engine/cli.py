@@ -264,11 +264,12 @@ def generate(
     inputs: Inputs = None,
     samples: Annotated[int, typer.Option(min=1, help="How many to draw.")] = 1,
     scheme: Annotated[str, typer.Option(help="roar (random order), maskgit (likely ones first) or one-step.")] = "roar",
-    steps: Annotated[int, typer.Option(min=1, help="Rounds at most.")] = 8,
+    steps: Annotated[int, typer.Option(min=1, help="Rounds at most.")] = 16,
     temperature: Annotated[float, typer.Option(min=0, help="1 draws as the model says, 0 takes the most probable.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(min=1, help="Only the most probable so many.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Only the fewest that hold this share.")] = None,
     guidance: Annotated[float, typer.Option(min=0, help="Above 1: more like the inputs than the model says.")] = 1.0,
+    cache: Annotated[bool, typer.Option(help="Read each token once, or all again in every round.")] = True,
     seed: Annotated[int, typer.Option(help="The same seed draws the same, whatever else is drawn.")] = 0,
     json: Json = False,
     verbose: Verbose = False,
@@ -285,12 +286,12 @@ def generate(
         except KeyError as error:
             raise typer.BadParameter(error.args[0], param_hint="--target") from None
     try:
-        Settings(scheme, steps, temperature, top_k, top_p, guidance)  # type: ignore[arg-type]
+        Settings(scheme, steps, temperature, top_k, top_p, guidance, cache)  # type: ignore[arg-type]
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     with one_sentence():
         follow(jobs.generate(sky, keys, out, object, model, _keys(inputs), scheme=scheme, steps=steps, temperature=temperature,
-                             top_k=top_k, top_p=top_p, guidance=guidance, seed=seed, samples=samples), json)
+                             top_k=top_k, top_p=top_p, guidance=guidance, cache=cache, seed=seed, samples=samples), json)
 
 
 @app.command(epilog="Example: omnisky export my.sky --hats my-catalogue")

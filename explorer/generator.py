@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 PREVIEW_EVERY = 1 / 3  # seconds
 NICE = 5  # the page comes first
 SAMPLES = {"scalar": 1, "image": 4, "spectrum": 8}
-STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def frames(bundle: OmniBundle, thing: SkyObject, source: Source, seed: int) -> I
         shows = Shows(bundle, thing, source, target)
         title = target_title(target)
         yield Frame(done / total, title, *shows.beginning())
-        steps = generation.generate(bundle, thing, target, inputs=source.inputs, seed=seed, samples=shows.samples, steps=STEPS)
+        steps = generation.generate(bundle, thing, target, inputs=source.inputs, seed=seed, samples=shows.samples)
         with closing(steps):  # type: ignore[type-var]
             for step in steps:
                 share = (done + step.fraction * weight[target]) / total

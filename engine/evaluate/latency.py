@@ -12,13 +12,14 @@ from engine.evaluate import translation
 from engine.evaluate.figures import Figure, plain
 from engine.evaluate.sky import OmniSky
 from engine.evaluate.views import DESI, HSC, LEGACY, View
+from engine.generation.draws import Settings
 
 if TYPE_CHECKING:
     from engine.checkpoints import OmniBundle
     from engine.objects import SkyObject
 
 Rows = dict[str, dict[str, Figure]]
-REPEATED, STEPS = 3, 8
+REPEATED = 3
 
 
 def rows(bundle: OmniBundle, sky: OmniSky, views: dict[str, View], some: Sequence[SkyObject]) -> Rows:
@@ -27,7 +28,7 @@ def rows(bundle: OmniBundle, sky: OmniSky, views: dict[str, View], some: Sequenc
     if LEGACY in bundle.codecs:
         for target, name in ((DESI, "DESI spectrum"), (HSC, "HSC image")):
             if target in bundle.model.outputs and target in bundle.codecs:
-                made[f"{name} from a Legacy image, {STEPS} steps"] = {
+                made[f"{name} from a Legacy image, {Settings().steps} steps"] = {
                     "first preview (s)": seconds(lambda key=target: next(drawn(bundle, some[0], key))),  # type: ignore[misc]
                     "whole (s)": seconds(lambda key=target: list(drawn(bundle, some[0], key)))}  # type: ignore[misc]
     everything = [key for key in bundle.measured if key in sky.tokens]
@@ -48,7 +49,7 @@ def drawn(bundle: OmniBundle, thing: SkyObject, target: str):  # type: ignore[no
     """The steps of one generation."""
     from engine import generation
 
-    return generation.generate(bundle, thing, target, inputs=translation.inputs(bundle), steps=STEPS)
+    return generation.generate(bundle, thing, target, inputs=translation.inputs(bundle))
 
 
 def seconds(work: Callable[[], object]) -> Figure:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Rows = dict[str, dict[str, Figure]]
 Rendered = Mapping[str, Tensor]
-SAMPLES, STEPS = 8, 8
+SAMPLES = 8
 NOMINAL = (SAMPLES - 1) / (SAMPLES + 1)  # of truths lie between the least and the largest of the draws, if one is as the other
 PLACE = 0.05  # of the brightest pixel: where pixels count
 
@@ -78,7 +78,7 @@ def _drawn(bundle: OmniBundle, thing: SkyObject, target: str, keys: list[str], s
     from engine import generation
 
     made: Any = None
-    for step in generation.generate(bundle, thing, target, inputs=keys, steps=STEPS, samples=SAMPLES, seed=seed):
+    for step in generation.generate(bundle, thing, target, inputs=keys, samples=SAMPLES, seed=seed):
         made = step.preview
         yield Step(share, f"{SAMPLES} draws of {target} of {thing.id}")
     return made[0][target]

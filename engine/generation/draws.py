@@ -28,15 +28,17 @@ class Settings:
     tokens; one-step takes one). temperature: divides the logits; 0 takes the most probable id. top_k, top_p: only the k most
     probable ids; only the fewest that hold the share p; both are counted before the temperature. guidance: w of classifier-free
     guidance, u + w (c - u), with c the logits given the inputs and u those without (Ho & Salimans 2022, arXiv:2207.12598, eq. 6
-    with its w less by one); 1 is none, 0 forgets the inputs.
+    with its w less by one); 1 is none, 0 forgets the inputs. cache: every token is read once, without knowing of those that are
+    drawn later; otherwise all are read again in every round.
     """
 
     scheme: Scheme = "roar"
-    steps: int = 8
+    steps: int = 16
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
     guidance: float = 1.0
+    cache: bool = True
 
     def __post_init__(self) -> None:
         k, p = self.top_k, self.top_p
@@ -65,7 +67,7 @@ class Settings:
         return f"temperature {self.temperature:g}{cut}" + ("" if self.guidance == 1 else f", guidance {self.guidance:g}")
 
     def __str__(self) -> str:
-        steps = "" if self.scheme == "one-step" else f", {self.steps} steps"
+        steps = "" if self.scheme == "one-step" else f", {self.steps} steps{'' if self.cache else ' without cache'}"
         return f"scheme {self.scheme}{steps}, {self.draws}"
 
 

@@ -80,7 +80,7 @@ def provenance(bundle: OmniBundle, inputs: Sequence[str] | None, settings: dict[
     """Header keys of a call of `generate`."""
     given = {"MODEL": bundle.folder.name, "CHECKSM": bundle.checksum, "ASKED": ["all"] if inputs is None else list(inputs)}
     words = {"scheme": "SCHEME", "steps": "STEPS", "temperature": "TEMPERAT", "top_k": "TOP_K", "top_p": "TOP_P",
-             "guidance": "GUIDANCE", "seed": "SEED", "samples": "NSAMPLES"}
+             "guidance": "GUIDANCE", "cache": "CACHE", "seed": "SEED", "samples": "NSAMPLES"}
     return given | {words[name]: value for name, value in settings.items() if value is not None}
 
 

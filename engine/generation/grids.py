@@ -18,7 +18,7 @@ from engine.models.omni import Encoded, Omni
 from engine.models.spreading import unspread
 from engine.models.tokens import is_sequence
 
-ROWS = 8  # drawn at a time: logits of an image are 10 MB a row
+ROWS = 16  # drawn at a time: logits of an image are 10 MB a row, what is kept of it by AION-1's base size a hundred
 
 Tokens = Mapping[str, Tensor]
 
@@ -68,10 +68,11 @@ def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings:
     rounding of the logits that falls between two ids). reaches: how many ids there are for each of the n tokens; None:
     all of the vocabulary.
 
-    Every round but the first reads the inputs again together with the tokens known so far: attention goes both ways, so nothing
-    that was computed of the inputs can be kept, and S rounds cost S times encoder and decoder. The first round is computed once
-    for all samples of an object, and of all tokens; later ones ask the decoder for those alone that are to be drawn, by maskgit
-    for all that are open: as in training, no token that is known is asked for.
+    The inputs are read once, and the first round is computed once for all samples of an object. Tokens that were drawn join
+    what was read, each once (`Omni.extend`), so that many rounds cost little more than one. Without `Settings.cache` every
+    later round reads the inputs again together with the tokens known so far; attention then goes both ways, as in training,
+    and S rounds cost S times the encoder. The decoder is asked for those tokens alone that are to be drawn, by maskgit for all
+    that are open: as in training, for none that is known.
 
     Guidance needs logits without the inputs: registers and the target's known tokens remain. It costs a second pass, over few
     tokens. A model without registers has nothing to see in the first round: that one is drawn without guidance.
@@ -105,67 +106,112 @@ class _Drawing:
     def samples(self) -> int:
         return len(self.generators) // len(next(iter(self.tokens.values())))
 
-    def first(self) -> Tensor:
-        """(B, n, V) from the inputs alone."""
-        return predict(self.model, self.tokens, self.hidden, [self.target])[self.target]
+    @property
+    def inputs(self) -> int:
+        """Objects."""
+        return len(self.generators) // self.samples
 
-    def logits(self, rows: Tensor, ids: Tensor, known: Tensor, first: Tensor | None, places: Tensor) -> Tensor:
-        """(r, t, V) of some rows (their numbers) at places (r, t), guided; first: logits of the first round, known before."""
-        of = rows // self.samples
-        if first is not None:
-            given = _at(first[of.to(first.device)], places)
+    def read(self, objects: slice | Tensor, keep: bool) -> Encoded:
+        """What the decoder attends to before anything is drawn."""
+        return self._read({key: value[objects] for key, value in self.tokens.items()},
+                          {key: value[objects] for key, value in self.hidden.items()}, keep)
+
+    def alone(self, keep: bool) -> Encoded | None:
+        """The same without inputs: registers, (1, N, D); None for a model that has none."""
+        if not self.model.config.num_register_tokens:
+            return None
+        key, value = next(iter(self.tokens.items()))
+        return self._read({key: value[:1]}, {key: torch.ones_like(value[:1], dtype=torch.bool)}, keep)
+
+    def joined(self, before: Encoded | None, objects: slice | Tensor | None, ids: Tensor, known: Tensor, at: Tensor) -> Encoded:
+        """What the decoder attends to with the known among ids (r, n), the latest at places (r, t); objects: None for tokens
+        without inputs; before: what it attended to before, None if there was nothing."""
+        if before is not None and self.settings.cache:
+            with torch.inference_mode():
+                return self.model.extend(before, self.target, ids.gather(1, at), at)
+        tokens = {} if objects is None else {key: value[objects] for key, value in self.tokens.items()}
+        hidden = {} if objects is None else {key: value[objects] for key, value in self.hidden.items()}
+        return self._read(tokens | {self.target: ids}, hidden | {self.target: ~known}, self.settings.cache)
+
+    def says(self, given: Encoded, places: Tensor | None = None) -> Tensor:
+        """Logits (r, n, V), float32, of all tokens or of those at places (r, t)."""
+        with torch.inference_mode():
+            return says(self.model, given, self.target, places)
+
+    def _read(self, tokens: Tokens, hidden: Tokens, keep: bool) -> Encoded:
+        with torch.inference_mode():
+            return encode(self.model, tokens, hidden, self.model.outputs[self.target].tokens if keep else None)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Some rows before anything is drawn: what the decoder attends to and says, with the inputs and, for guidance, without:
+    logits (r, n, V) and (1, n, V), None where there is nothing to attend to or no guidance."""
+
+    given: Encoded
+    first: Tensor
+    alone: Encoded | None
+    free: Tensor | None
+
+
+def _rounds(job: _Drawing, rounds: list[int]) -> Iterator[Round]:
+    n, total = sum(rounds), len(job.generators)
+    keep = job.settings.cache and len(rounds) > 1
+    held = keep and job.inputs <= ROWS  # of more, what is kept would take too much memory: they are read again
+    inputs = job.read(slice(None), held)
+    first = job.says(inputs)
+    alone = job.alone(keep) if job.settings.guidance != 1 else None
+    free = None if alone is None else job.says(alone)
+    told: Tensor | None = first.masked_fill(job.beyond, -torch.inf)
+    ids = torch.zeros(total, n, dtype=torch.long, device=first.device)
+    known = torch.zeros_like(ids, dtype=torch.bool)
+    for rows in torch.arange(total).split(ROWS):
+        objects = slice(int(rows[0]), int(rows[-1]) + 1) if job.samples == 1 else rows // job.samples
+        given = inputs if not keep else inputs.rows(objects) if held else job.read(objects, keep)
+        start = _Start(given, first[objects], None if alone is None else alone.rows(torch.zeros_like(rows)), free)
+        for i, (own, seen) in enumerate(_together(job, rounds, rows, objects, start)):
+            ids, known = ids.clone(), known.clone()  # whoever has the round before keeps it
+            ids[rows], known[rows] = own, seen
+            yield Round(ids, known, told, (int(rows[0]) + len(rows) * (i + 1) / len(rounds)) / total)
+            told = None
+
+
+def _together(job: _Drawing, rounds: list[int], rows: Tensor, objects: slice | Tensor, start: _Start
+              ) -> Iterator[tuple[Tensor, Tensor]]:
+    """The ids of some rows (r, n), and which of them are known, round after round."""
+    generators, n = [job.generators[r] for r in rows.tolist()], sum(rounds)
+    given, alone, w = start.given, start.alone, job.settings.guidance
+    ids = torch.zeros(len(rows), n, dtype=torch.long, device=start.first.device)
+    known = torch.zeros_like(ids, dtype=torch.bool)
+    order = orders(generators, n, ids.device) if job.settings.scheme == "roar" else None
+    at, done = ids[:, :0], 0
+    for i, count in enumerate(rounds):
+        drawn_at = at
+        at = (~known).nonzero()[:, 1].view(len(rows), n - done) if order is None else order[:, done : done + count]
+        free = None
+        if i == 0:
+            logits = _at(start.first, at)
+            free = None if start.free is None else _at(start.free, at)
         else:
-            mine = {key: value[of.to(value.device)] for key, value in self.tokens.items()} | {self.target: ids[rows]}
-            seen = {key: value[of.to(value.device)] for key, value in self.hidden.items()} | {self.target: ~known[rows]}
-            given = predict(self.model, mine, seen, [self.target], places)[self.target]
-        w = self.settings.guidance
-        if w != 1 and (first is None or self.model.config.num_register_tokens):
-            alone = _at(self._alone(), places) if first is not None else self._alone(ids[rows], known[rows], places)
-            given = alone + w * (given - alone)
-        return given.masked_fill(self.beyond[places], -torch.inf)
-
-    def real(self, logits: Tensor) -> Tensor:
-        """(B, n, V): -inf for ids that there are not."""
-        return logits.masked_fill(self.beyond, -torch.inf)
-
-    def _alone(self, ids: Tensor | None = None, known: Tensor | None = None, places: Tensor | None = None) -> Tensor:
-        """Logits without the inputs: (r, t, V) of the tokens known so far and registers; (1, n, V) of registers alone."""
-        if ids is None or known is None:
-            key, value = next(iter(self.tokens.items()))
-            tokens, hidden = {key: value[:1]}, {key: torch.ones_like(value[:1], dtype=torch.bool)}
+            given = job.joined(given, objects, ids, known, drawn_at)
+            logits = job.says(given, at)
+            if w != 1:
+                alone = job.joined(alone, None, ids, known, drawn_at)
+                free = job.says(alone, at)
+        logits = logits if free is None else free + w * (logits - free)
+        logits = logits.masked_fill(job.beyond[at], -torch.inf)
+        if order is None:
+            at, drawn = _most_confident(logits, at, n, count, 1 - (i + 1) / len(rounds), job.settings, generators)
         else:
-            tokens, hidden = {self.target: ids}, {self.target: ~known}
-        return predict(self.model, tokens, hidden, [self.target], places)[self.target]
+            drawn = pick(logits, uniforms(generators, count, ids.device), job.settings)
+        ids, known, done = ids.scatter(1, at, drawn), known.scatter(1, at, True), done + count
+        yield ids, known
 
 
 def _at(logits: Tensor, places: Tensor) -> Tensor:
     """(1 or r, n, V) -> (r, t, V) of places (r, t)."""
     logits = logits.expand(len(places), -1, -1)
     return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1]))
-
-
-def _rounds(job: _Drawing, rounds: list[int]) -> Iterator[Round]:
-    n, total = sum(rounds), len(job.generators)
-    first = job.first()
-    ids = torch.zeros(total, n, dtype=torch.long, device=first.device)
-    known = torch.zeros_like(ids, dtype=torch.bool)
-    places = orders(job.generators, n, first.device) if job.settings.scheme == "roar" else None
-    done = 0
-    for i, count in enumerate(rounds):
-        start = first if i == 0 else None
-        ids, known = ids.clone(), known.clone()  # whoever has the round before keeps it
-        for rows in torch.arange(total).split(ROWS):
-            mine = [job.generators[r] for r in rows.tolist()]
-            if places is None:
-                at = (~known[rows]).nonzero()[:, 1].view(len(rows), n - done)
-                logits = job.logits(rows, ids, known, start, at)
-                at, drawn = _most_confident(logits, at, n, count, 1 - (i + 1) / len(rounds), job.settings, mine)
-            else:
-                at = places[rows, done : done + count]
-                drawn = pick(job.logits(rows, ids, known, start, at), uniforms(mine, count, first.device), job.settings)
-            ids[rows[:, None], at], known[rows[:, None], at] = drawn, True
-        done += count
-        yield Round(ids, known, None if start is None else job.real(start), (i + 1) / len(rounds))
 
 
 def _most_confident(logits: Tensor, places: Tensor, n: int, count: int, left: float, settings: Settings,
@@ -217,7 +263,7 @@ def check_rows(tokens: Tokens, target: str, generators: Sequence[torch.Generator
         raise ValueError(f"there are {len(generators)} generators for {objects} objects; give as many for each")
 
 
-def encode(model: Omni, tokens: Tokens, hidden: Tokens) -> Encoded:
+def encode(model: Omni, tokens: Tokens, hidden: Tokens, room: int | None = None) -> Encoded:
     """`Omni.encode` without the modalities that every row hides, unless that is all of them."""
     used = [key for key in tokens if key not in hidden or not bool(hidden[key].all())] or list(tokens)[:1]
-    return model.encode({key: tokens[key] for key in used}, {key: hidden[key] for key in used if key in hidden})
+    return model.encode({key: tokens[key] for key in used}, {key: hidden[key] for key in used if key in hidden}, room)

@@ -36,12 +36,12 @@ SURVEYS = {"legacy": "tok_image", "hsc": "tok_image_hsc"}
 
 
 def generate(bundle: OmniBundle, objects: SkyObject | Sequence[SkyObject], target: str | Sequence[str], *,
-             inputs: Sequence[str] | None = None, scheme: Scheme = "roar", steps: int = 8, temperature: float = 1.0,
-             top_k: int | None = None, top_p: float | None = None, guidance: float = 1.0, seed: int = 0, samples: int = 1
-             ) -> Iterator[Step]:
+             inputs: Sequence[str] | None = None, scheme: Scheme = "roar", steps: int = 16, temperature: float = 1.0,
+             top_k: int | None = None, top_p: float | None = None, guidance: float = 1.0, cache: bool = True, seed: int = 0,
+             samples: int = 1) -> Iterator[Step]:
     """Draw a target, or a chain of them, each joining the inputs of the next; every round is a `Step`, closing it stops.
 
-    inputs: token keys; None: `bundle.measured` without the targets. For scheme to guidance see `generation.draws.Settings` (a
+    inputs: token keys; None: `bundle.measured` without the targets. For scheme to cache see `generation.draws.Settings` (a
     catalogue is always drawn in its own order). A sample depends on its seed, its number, its target and its object, id
     included, so that samples of different objects are independent; never on the batch it shares.
 
@@ -56,7 +56,7 @@ def generate(bundle: OmniBundle, objects: SkyObject | Sequence[SkyObject], targe
     """
     from engine.objects import SkyObject
 
-    settings = Settings(scheme, steps, temperature, top_k, top_p, guidance)
+    settings = Settings(scheme, steps, temperature, top_k, top_p, guidance, cache)
     some = [objects] if isinstance(objects, SkyObject) else list(objects)
     chain = (target,) if isinstance(target, str) else tuple(target)
     if not some:

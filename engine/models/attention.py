@@ -25,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Sigmoid": torch.sigmoid}
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries (B, H, T, K), keys and values (B, H, N, K) -> (B, H, T, K)
+Memory = tuple[Tensor, Tensor]  # keys and values (B, H, N, K) of some tokens
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,24 @@ def where(seen: Tensor | None) -> Attend:
         return _learned(q, k, v, unseen)
 
     return attend
+
+
+def joining(blocks: Sequence[Memory], start: int, attend: Attend) -> Attend:
+    """Attention for one pass through all blocks: a block's keys and values are written into its own of `blocks`, behind the
+    `start` that are there, and its tokens see all of them."""
+    turn = iter(blocks)
+
+    def joined(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return attend(q, *written(next(turn), start, (k, v)))
+
+    return joined
+
+
+def written(memory: Memory, start: int, new: Memory) -> Memory:
+    """The first keys and values of a memory with room for more, after the new ones were written behind `start` of them."""
+    stop = start + new[0].shape[2]
+    memory[0][:, :, start:stop], memory[1][:, :, start:stop] = new
+    return memory[0][:, :, :stop], memory[1][:, :, :stop]
 
 
 def average(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -208,7 +227,7 @@ class CrossAttention(nn.Module):
         self.q_norm, self.k_norm = sizes.head_norm(), sizes.head_norm()
         self.proj = nn.Linear(sizes.dim, sizes.dim, bias=sizes.proj_bias)
 
-    def memory(self, context: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def memory(self, context: Tensor, tokens: Tensor | None = None) -> Memory:
         """Keys and values (B, H, N, K) of a context (B, N, D): all that attention needs to know of it. tokens: (B, N, D), what
         the values of `token_head` are made of."""
         k, v = self.kv(context).unflatten(2, (2, self.heads, -1)).unbind(2)
@@ -221,7 +240,7 @@ class CrossAttention(nn.Module):
             v = torch.cat([v[:, :, :h], said[:, :, None].to(v.dtype), v[:, :, h + 1 :]], 2)
         return self.k_norm(k).transpose(1, 2), v.transpose(1, 2)
 
-    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, memory: Memory, attend: Attend) -> Tensor:
         k, v = memory
         q = self.q_norm(self.q(x).unflatten(2, (self.heads, -1))).transpose(1, 2)
         return self.proj(attend(q.expand(k.shape[0], -1, -1, -1), k, v).transpose(1, 2).flatten(2))
@@ -268,12 +287,12 @@ class DecoderBlock(nn.Module):
         self.query_norm, self.context_norm, self.cross_attn = sizes.norm(), sizes.norm(), CrossAttention(sizes)
         self.norm2, self.mlp = sizes.norm(), Perceptron(sizes)
 
-    def memory(self, context: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def memory(self, context: Tensor, tokens: Tensor | None = None) -> Memory:
         """Keys and values of the context (B, N, D), and the vectors of its tokens, for this block."""
         return self.cross_attn.memory(self.context_norm(context), tokens)
 
     def forward(self, x: Tensor, context: Tensor, among: Attend, onto: Attend,
-                memory: tuple[Tensor, Tensor] | None = None, tokens: Tensor | None = None) -> Tensor:
+                memory: Memory | None = None, tokens: Tensor | None = None) -> Tensor:
         """x: (B, T, D), or (1, T, D) while all rows are the same -> (B, T, D); `among` its tokens, `onto` the context.
 
         memory: what `memory` made of the context, and of its tokens, before.

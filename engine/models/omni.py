@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from engine.modalities import MODALITIES, Modality
-from engine.models.attention import Attend, DecoderBlock, EncoderBlock, Span, average, everywhere, where, within
+from engine.models import attention
+from engine.models.attention import Attend, DecoderBlock, EncoderBlock, Memory, Span, average, everywhere, where, within
 from engine.models.omni_config import OmniConfig
 from engine.models.tokens import check_inputs, check_targets, grid, has_brightness, is_sequence, position_table, sequence_places
 
@@ -40,20 +41,23 @@ class Encoded:
 
     context: (B, N, D), zero where hidden; visible: bool (B, N); slices: "registers" (empty if the model has none), then the
     modalities in the order given -> their tokens among the N; complete: everything is visible; memory: see `Omni.remember`;
-    tokens: (B, N, D), the vectors of the tokens themselves, in models with `token_heads`.
+    kept: the same of the encoder's blocks, both with room for more tokens, see `Omni.extend`; tokens: (B, N, D), the vectors
+    of the tokens themselves, in models with `token_heads`.
     """
 
     context: Tensor
     visible: Tensor
     slices: dict[str, slice]
     complete: bool = False
-    memory: tuple[tuple[Tensor, Tensor], ...] | None = None
+    memory: tuple[Memory, ...] | None = None
+    kept: tuple[Memory, ...] | None = None
     tokens: Tensor | None = None
 
-    def rows(self, some: slice) -> Encoded:
-        """The same for some of the batch."""
-        memory = None if self.memory is None else tuple((k[some], v[some]) for k, v in self.memory)
-        return replace(self, context=self.context[some], visible=self.visible[some], memory=memory,
+    def rows(self, some: slice | Tensor) -> Encoded:
+        """The same for some of the batch, a slice of it or their numbers."""
+        memory, kept = (None if each is None else tuple((k[some], v[some]) for k, v in each)
+                        for each in (self.memory, self.kept))
+        return replace(self, context=self.context[some], visible=self.visible[some], memory=memory, kept=kept,
                        tokens=None if self.tokens is None else self.tokens[some])
 
     def repeated(self, samples: int) -> Encoded:
@@ -185,14 +189,20 @@ class Omni(nn.Module):
         """Whether the modality's vector is one for encoder and decoder; it is then kept with the decoder, as in the files."""
         return self.config.share_modality_embeddings and key in self.config.domains_out
 
+    def _owner(self, key: str) -> Embedding:
+        """Where the encoder finds the modality's vector."""
+        return _of(self.decoder_embeddings if self._shares(key) else self.encoder_embeddings, key)
+
     # -------------------------------------------------------------------------------------------------------- encode
 
-    def encode(self, tokens: Mapping[str, Tensor], hidden: Mapping[str, Tensor] | None = None) -> Encoded:
+    def encode(self, tokens: Mapping[str, Tensor], hidden: Mapping[str, Tensor] | None = None, room: int | None = None
+               ) -> Encoded:
         """Read tokens: modality -> ids, integer (B, n), or (B,) for a scalar; hidden: modality -> bool (B, n), True = hidden.
 
         All tokens are read, whatever their number, and keep their place; hidden ones change nothing of the others, and rows
-        may hide different ones. The padding (id 0) of a catalogue hides itself. Raises KeyError for an unknown modality;
-        ValueError for ids of another type, shape or range, and for a row that shows nothing.
+        may hide different ones. The padding (id 0) of a catalogue hides itself. room: so many tokens may join later, by
+        `extend`. Raises KeyError for an unknown modality; ValueError for ids of another type, shape or range, and for a row
+        that shows nothing.
         """
         ids, visible = check_inputs(self.inputs, tokens, hidden, self.config.num_register_tokens, self.mask_token.device)
         slices, stop = {"registers": slice(0, self.config.num_register_tokens)}, self.config.num_register_tokens
@@ -201,29 +211,69 @@ class Omni(nn.Module):
         if visible is not None:
             visible = F.pad(visible, (self.config.num_register_tokens, 0), value=True)
         batch = next(iter(ids.values())).shape[0]
-        pieces = [self._context(_rows(ids, rows), slices, None if visible is None else visible[rows])
+        shown = torch.ones(batch, stop, dtype=torch.bool, device=self.mask_token.device) if visible is None else visible
+        kept = None if room is None else self._room(len(self.encoder), batch, stop + room)
+        pieces = [self._read(_rows(ids, rows), slices, shown[rows], visible is None,
+                             None if kept is None else [(k[rows], v[rows]) for k, v in kept])
                   for rows in self._pieces(batch, stop)]
-        context = torch.cat([piece[0] for piece in pieces]) if len(pieces) > 1 else pieces[0][0]
-        what = torch.cat([cast(Tensor, piece[1]) for piece in pieces]) if self.config.token_heads else None
-        shown = torch.ones(batch, stop, dtype=torch.bool, device=context.device) if visible is None else visible
-        return Encoded(context, shown, slices, complete=visible is None, tokens=what)
+        whole = pieces[0] if len(pieces) == 1 else tuple(
+            None if each[0] is None else torch.cat(each) for each in zip(*pieces, strict=True))
+        encoded = Encoded(cast(Tensor, whole[0]), shown, slices, complete=visible is None, tokens=whole[1])
+        if kept is None or room is None:
+            return encoded
+        memory = self._room(len(self.decoder), batch, stop + room)
+        for block, new in zip(memory, self._remembered(encoded.context, encoded.tokens), strict=True):
+            attention.written(block, 0, new)
+        return replace(encoded, memory=memory, kept=kept)
 
-    def _context(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None
-                 ) -> tuple[Tensor, Tensor | None]:
-        """The context (B, N, D) of ids (B, n) of which bool (B, N) is visible (None: all), and, if a head reads them, the
-        vectors of the tokens (B, N, D)."""
-        what, place = self._embed(ids, slices, visible)
-        packing = None if visible is None else _Packing.of(visible)
-        x = what
-        if packing is not None:
-            x, place = packing.pack(x), packing.pack(place)
-        attend = where(None if packing is None else packing.seen)
-        x = x + place
+    def _read(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor, complete: bool,
+              kept: Sequence[Memory] | None) -> tuple[Tensor, Tensor | None]:
+        """The context of ids (B, n) of which bool (B, N) is visible, and, if a head reads them, the vectors of the tokens,
+        (B, N, D) both; kept: where the encoder's keys and values go."""
+        what, place = self._embed(ids, slices, None if complete else visible)
+        tokens = what.expand(len(visible), -1, -1) if self.config.token_heads else None
+        if kept is not None:
+            attend = attention.joining(kept, 0, where(None if complete else visible[:, None, None, :]))
+            context = self._context((what + place).expand(len(visible), -1, -1), place, attend)
+            return context.masked_fill(~visible[..., None], 0), tokens
+        if complete:
+            return self._context(what + place, place, everywhere), tokens
+        packing = _Packing.of(visible)
+        what, place = packing.pack(what), packing.pack(place)
+        return packing.unpack(self._context(what + place, place, where(packing.seen))), tokens
+
+    def _room(self, blocks: int, batch: int, tokens: int) -> tuple[Memory, ...]:
+        """Empty keys and values of so many blocks and tokens."""
+        like, heads = self.mask_token, self.config.num_heads
+        shape = batch, heads, tokens, self.config.dim // heads
+        return tuple((like.new_empty(shape), like.new_empty(shape)) for _ in range(blocks))
+
+    def _context(self, x: Tensor, place: Tensor, attend: Attend) -> Tensor:
+        """(B, N, D) of what tokens are, their place added, and their place."""
         for block in self.encoder:
             x = self._run(block, x, attend)
-        context = self.decoder_proj_context(self.encoder_norm(x)) + place
-        kept = what.expand(len(context), -1, -1) if self.config.token_heads else None
-        return context if packing is None else packing.unpack(context), kept
+        return self.decoder_proj_context(self.encoder_norm(x)) + place
+
+    def extend(self, encoded: Encoded, key: str, ids: Tensor, places: Tensor) -> Encoded:
+        """What `encode` made with room, with tokens joined: ids (B, t) of a grid at places (B, t), both integer.
+
+        The new tokens see each other and all before them; those before stay as they were read. So every token is read once,
+        at the price that what is read first does not know what comes later, as with the cached keys and values of language
+        models; in training all tokens saw all others. They are written into the room of `encoded`, which can be extended once.
+        It takes 4 N D numbers a row and block. Raises ValueError where there is no room.
+        """
+        start, stop = encoded.visible.shape[1], encoded.visible.shape[1] + ids.shape[1]
+        if encoded.kept is None or encoded.memory is None or encoded.kept[0][0].shape[2] < stop:
+            raise ValueError(f"there is no room for {ids.shape[1]} tokens of {key!r}; encode with room for them")
+        what = self.table(key, "encoder")(ids)
+        place = F.embedding(places, self.get_buffer(_table_name(self.inputs[key]))) + self._owner(key).mod_emb
+        visible = torch.cat([encoded.visible, torch.ones_like(ids, dtype=torch.bool)], 1)
+        attend = where(None if encoded.complete else visible[:, None, None, :])
+        context = self._context(what + place, place, attention.joining(encoded.kept, start, attend))
+        for block, new in zip(encoded.memory, self._remembered(context, what), strict=True):
+            attention.written(block, start, new)
+        return replace(encoded, context=torch.cat([encoded.context, context], 1), visible=visible,
+                       tokens=None if encoded.tokens is None else torch.cat([encoded.tokens, what], 1))
 
     def _embed(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None) -> tuple[Tensor, Tensor]:
         """What the tokens are, (B, N, D), and their place, (B, N, D), or (1, N, D) where it is the same in all rows."""
@@ -240,8 +290,7 @@ class Omni(nn.Module):
             else:
                 positions = positions[None, : value.shape[1]]
             what.append(self.table(key, "encoder")(value))
-            owner = self.decoder_embeddings if self._shares(key) else self.encoder_embeddings
-            place.append(positions + _of(owner, key).mod_emb)
+            place.append(positions + self._owner(key).mod_emb)
         return _join(what), _join(place)
 
     # -------------------------------------------------------------------------------------------------------- decode
@@ -285,8 +334,10 @@ class Omni(nn.Module):
 
     def remember(self, encoded: Encoded) -> Encoded:
         """The same with the keys and values of every decoder block, 2 B N D numbers each: for many calls of `decode`."""
-        return replace(encoded, memory=tuple(
-            cast(DecoderBlock, block).memory(encoded.context, encoded.tokens) for block in self.decoder))
+        return replace(encoded, memory=self._remembered(encoded.context, encoded.tokens))
+
+    def _remembered(self, context: Tensor, tokens: Tensor | None) -> tuple[Memory, ...]:
+        return tuple(cast(DecoderBlock, block).memory(context, tokens) for block in self.decoder)
 
     def _answers(self, encoded: Encoded, ids: dict[str, Tensor], places: dict[str, Tensor], slices: dict[str, slice],
                  among: Attend) -> dict[str, Tensor]:
@@ -301,8 +352,12 @@ class Omni(nn.Module):
         y = _join([self._queries(key, ids.get(key), places.get(key)) for key in slices])
         if self.training:  # dropped paths differ from row to row
             y = y.expand(context.shape[0], -1, -1)
-        for i, block in enumerate(self.decoder):
-            y = self._run(block, y, context, among, onto, None if encoded.memory is None else encoded.memory[i], tokens)
+        n = encoded.visible.shape[1]  # what is remembered may have room for more
+        memory: Sequence[Memory | None] = [None] * len(self.decoder)
+        if encoded.memory is not None:
+            memory = [(k[:, :, :n], v[:, :, :n]) for k, v in encoded.memory]
+        for block, known in zip(self.decoder, memory, strict=True):
+            y = self._run(block, y, context, among, onto, known, tokens)
         y = self.decoder_norm(y)
         return {key: self.to_logits(key, y[:, own]) for key, own in slices.items()}
 

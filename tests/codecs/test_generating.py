@@ -155,13 +155,13 @@ def test_what_is_certain_is_expected(bundle: OmniBundle, galaxies: list[SkyObjec
 def test_previews_come_and_closing_stops(bundle: OmniBundle, galaxies: list[SkyObject],
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     asked: Counter[str] = Counter()
-    predict = grids.predict
+    says = grids.says
 
     def count(*arguments: Any) -> dict[str, Tensor]:
         asked["rounds"] += 1
-        return predict(*arguments)
+        return says(*arguments)
 
-    monkeypatch.setattr(grids, "predict", count)
+    monkeypatch.setattr(grids, "says", count)
     monkeypatch.setattr(objects, "PREVIEW_EVERY", 0.0)
     steps = generation.generate(bundle, only(galaxies[0], "legacy"), "tok_image_hsc", steps=6)
     shown = [next(steps), next(steps)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,10 +80,11 @@ def zero(n: int = 1) -> dict[str, Tensor]:
     return {A: torch.zeros(n, 8, dtype=torch.long)}
 
 
+@pytest.mark.parametrize("cache", [True, False])
 @pytest.mark.parametrize("scheme, expected", [("roar", GIVEN_A0), ("maskgit", GIVEN_A0**2 / (GIVEN_A0**2).sum())])
-def test_rounds_draw_from_the_joint_distribution(toy: Omni, scheme: Any, expected: Any) -> None:
+def test_rounds_draw_from_the_joint_distribution(toy: Omni, scheme: Any, expected: Any, cache: bool) -> None:
     """MaskGIT draws 8 tokens and keeps one in proportion to its probability, once more: of known bias."""
-    ids = drawn(toy, zero(), V, 500, scheme=scheme, steps=8)
+    ids = drawn(toy, zero(), V, 500, scheme=scheme, steps=8, cache=cache)
     same = (ids == ids[:, :1]).all(1)
     assert same.float().mean() > 0.85, "tokens of a sample agree"
     seen = np.bincount(ids[same, 0], minlength=4) / int(same.sum())
@@ -139,7 +141,8 @@ def some(n: int = 5) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("settings", [Settings("roar", 5), Settings("maskgit", 5, top_p=0.9, guidance=1.5),
-                                      Settings("one-step", top_k=5), Settings("roar", 60)])
+                                      Settings("one-step", top_k=5), Settings("roar", 60), Settings("roar", 5, cache=False),
+                                      Settings("maskgit", 5, guidance=1.5, cache=False)])
 def test_every_token_is_revealed_once_and_a_row_knows_nothing_of_others(random: Omni, settings: Settings) -> None:
     def rounds(rows: list[int]) -> list[grids.Round]:
         hidden = {A: torch.zeros(len(rows), 8, dtype=torch.bool)}
@@ -160,6 +163,27 @@ def test_every_token_is_revealed_once_and_a_row_knows_nothing_of_others(random: 
         assert torch.equal(rounds([row])[-1].ids, whole[-1].ids[2 * row : 2 * row + 2])
     assert torch.equal(rounds([4, 0])[-1].ids, whole[-1].ids[[8, 9, 0, 1]])
     assert not torch.equal(whole[-1].ids[0], whole[-1].ids[1]), "two samples"
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("registers, guidance", [(2, 1.0), (2, 1.5), (0, 1.5)])
+def test_more_objects_than_are_held_at_a_time(cache: bool, registers: int, guidance: float) -> None:
+    model, n, settings = wild(registers), grids.ROWS + 4, Settings("roar", 5, guidance=guidance, cache=cache)
+    rounds = list(grids.generate(model, some(n), {}, V, settings, noises(n)))
+    assert rounds[0].logits.shape == (n, 55, 40)  # type: ignore[union-attr]
+    assert all(a.share < b.share and (a.known <= b.known).all() for a, b in itertools.pairwise(rounds))
+    assert rounds[-1].known.all() and rounds[-1].share == 1
+    for row in (0, n - 1):
+        *_, own = grids.generate(model, {A: some(n)[A][[row]]}, {}, V, settings, [draws.generator(row)])
+        assert torch.equal(own.ids[0], rounds[-1].ids[row])
+
+
+def test_tokens_are_read_once_or_again(random: Omni) -> None:
+    """The first round is the same; then what was read before does not know of what was drawn after it."""
+    cached, again = (list(grids.generate(random, some(), {}, V, Settings("roar", 5, cache=cache), noises(5)))
+                     for cache in (True, False))
+    assert torch.equal(cached[0].ids, again[0].ids) and not torch.equal(cached[-1].ids, again[-1].ids)
+    assert [one.known.sum() for one in cached] == [one.known.sum() for one in again]
 
 
 @pytest.mark.parametrize("scheme", ["roar", "maskgit", "one-step"])

@@ -111,7 +111,7 @@ def test_frames_tell_target_by_target(told: list[Frame], bundle: checkpoints.Omn
     image = parts["tok_image"]
     assert [one["title"] for one in image["shown"]] == ["sample 1", "sample 2", "sample 3", "sample 4", "typical"]
     assert set(image["measured"]) == {"input", "true"} and {one["file"] for one in image["shown"]} <= set(files)
-    assert image["side"] == pytest.approx(96 * 0.262) and "scheme roar, 8 steps" in image["origin"]
+    assert image["side"] == pytest.approx(96 * 0.262) and "scheme roar, 16 steps" in image["origin"]
     check = image["shown"][0]["check"]  # random weights agree with nothing
     assert check["consistent"] is False and check["number"].startswith("χ² ") and "inconsistent with the input" in check["why"]
     assert decoded(files[check["file"]]).shape[0] >= 384

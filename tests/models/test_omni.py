@@ -285,6 +285,42 @@ def test_one_encoding_serves_many_calls(model: Omni) -> None:
     assert torch.equal(model(tokens, ["tok_flux_g", "tok_lightcurve"], hidden)["tok_flux_g"], both["tok_flux_g"])
 
 
+@pytest.mark.parametrize("changes", [{}, {"num_register_tokens": 2, "token_heads": (1,)}, {"share_modality_embeddings": False}])
+@pytest.mark.parametrize("some_hidden", [True, False])
+def test_tokens_that_join_see_what_was_read_before(changes: dict[str, Any], some_hidden: bool) -> None:
+    """As one pass in which every token sees those of its own round and of earlier ones, and nothing else."""
+    model, (first, second) = made(**changes).requires_grad_(False), (6, 4)
+    tokens = some_tokens("tok_image", "tok_xp_bp")
+    hidden = {"tok_xp_bp": torch.rand(3, 5, generator=torch.Generator().manual_seed(2)) < 0.5} if some_hidden else {}
+    order = torch.stack([torch.randperm(16, generator=torch.Generator().manual_seed(row)) for row in range(3)])
+    grown = model.encode({"tok_xp_bp": tokens["tok_xp_bp"]}, hidden, room=10)
+    before = model.decode(grown, ["tok_z"])["tok_z"]
+    close(before, model.logits({"tok_xp_bp": tokens["tok_xp_bp"]}, ["tok_z"], hidden)["tok_z"])
+    for at in order[:, :10].split((first, second), 1):
+        grown = model.extend(grown, "tok_image", tokens["tok_image"].gather(1, at), at)
+    with pytest.raises(ValueError, match="no room for 1 tokens of 'tok_image'"):
+        model.extend(grown, "tok_image", tokens["tok_image"][:, :1], order[:, :1])
+
+    rounds = torch.full((3, 16), 3).scatter(1, order, torch.tensor([1] * first + [2] * second + [3] * 6).expand(3, -1))
+    registers = model.config.num_register_tokens
+    rounds = torch.cat([torch.zeros(3, registers + 5, dtype=torch.long), rounds], 1)
+    visible = rounds < 3
+    if some_hidden:
+        visible[:, registers : registers + 5] = ~hidden["tok_xp_bp"]
+    seen = (rounds[:, :, None] >= rounds[:, None, :]) & visible[:, None, :] | torch.eye(rounds.shape[1], dtype=torch.bool)
+    slices = {"registers": slice(0, registers), "tok_xp_bp": slice(registers, registers + 5),
+              "tok_image": slice(registers + 5, registers + 21)}
+    what, place = model._embed({"tok_xp_bp": tokens["tok_xp_bp"], "tok_image": tokens["tok_image"]}, slices, None)
+    x = what + place
+    for block in model.encoder:
+        x = block(x, where(seen[:, None]))
+    whole = Encoded(model.decoder_proj_context(model.encoder_norm(x)) + place, visible, slices, tokens=what)
+    for target in ("tok_z", "tok_flux_g"):
+        close(model.decode(grown, [target])[target], model.decode(whole, [target])[target])
+    again = model.logits(tokens, ["tok_z"], hidden | {"tok_image": rounds[:, -16:] == 3})["tok_z"]
+    assert (model.decode(grown, ["tok_z"])["tok_z"] - again).abs().max() > 1e-3, "reading all again says something else"
+
+
 @pytest.mark.parametrize("changes", [{}, {"decoder_sep_mask": False}, {"decoder_causal_mask": True},
                                      {"decoder_sep_mask": False, "decoder_causal_mask": True}])
 def test_a_catalogue_is_told_nothing_of_what_comes(changes: dict[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 Both have the same random weights of AION-1's base size and draw 273 tokens of a DESI spectrum from 576 of an image in as many
 steps, by turns; theirs is `GenerationSampler` of polymathic-aion 0.0.2, which its public interface does not reach. Codecs are
-left out. Each follows its own schedule: by "roar" theirs draws equal shares and decodes only what it draws, ours draws most
-tokens early and decodes all; operations say what that costs.
+left out. Each follows its own schedule: by "roar" theirs draws equal shares, ours most tokens early. Theirs reads all tokens
+again in every round; ours reads each once, and, for comparison, all again; operations say what that costs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from tools.bench.reference_omni import block_product, fast_bfloat16, loaded, sav
 SOURCE, TARGET = "tok_image", "tok_spectrum_desi"
 SCHEMES: tuple[draws.Scheme, ...] = ("roar", "maskgit")
 WANTED = 0.25  # of the reference's seconds, in the fastest dtype that ours has on this processor
-HALF = "reference, bfloat16 autocast"
+HALF, AGAIN = "reference, bfloat16 autocast", ", all tokens read again"
 Draw = Callable[[], Tensor]
 
 
@@ -129,10 +129,14 @@ def programs(reference: Any, mine: dict[str, Omni], tokens: Tensor, settings: dr
     calls: dict[str, tuple[Draw, torch.dtype]] = {"reference": (theirs(reference, tokens, settings), torch.float32)}
     if "bfloat16" in mine:
         calls[HALF] = theirs(reference, tokens, settings, half=True), torch.bfloat16
-    calls |= {name: (ours(model, tokens, settings), model.mask_token.dtype) for name, model in mine.items()}
-    config = mine["float32"].config
-    return {name: Program(call, len(tokens) * operations(config, settings, name in mine),
-                          block_product(config, tokens.numel(), dtype)) for name, (call, dtype) in calls.items()}
+    config, again = mine["float32"].config, replace(settings, cache=False)
+    for name, model in mine.items():
+        calls[name] = ours(model, tokens, settings), model.mask_token.dtype
+        calls[name + AGAIN] = ours(model, tokens, again), model.mask_token.dtype
+    count = {name: operations(config, again if name.endswith(AGAIN) else settings, name not in ("reference", HALF))
+             for name in calls}
+    return {name: Program(call, len(tokens) * count[name], block_product(config, tokens.numel(), dtype))
+            for name, (call, dtype) in calls.items()}
 
 
 def operations(config: OmniConfig, settings: draws.Settings, mine: bool) -> float:
@@ -141,17 +145,20 @@ def operations(config: OmniConfig, settings: draws.Settings, mine: bool) -> floa
     counts = (draws.counts(settings.scheme, n, settings.steps) if mine
               else [int(step["num_tokens"]) for step in schedule(settings.scheme, settings.steps)])
     known = [0, *accumulate(counts[:-1])]  # before each step
-    drawn = counts if settings.scheme == "roar" else [n - done for done in known]  # what the reference decodes
-    decoded = [n] * len(counts) if mine else drawn
-    return sum(passed(config, MODALITIES[SOURCE].tokens + done, t) for done, t in zip(known, decoded, strict=True))
+    asked = counts if settings.scheme == "roar" else [n - done for done in known]
+    if mine:
+        asked = [n, *asked[1:]]  # ours says of all tokens what it thinks of them at first
+    seen = [MODALITIES[SOURCE].tokens + done for done in known]
+    read = [seen[0], *counts[:-1]] if mine and settings.cache else seen
+    return sum(passed(config, *each) for each in zip(read, seen, asked, strict=True))
 
 
-def passed(config: OmniConfig, n: int, t: int) -> float:
-    """Operations of encoder and decoder, n tokens shown and t asked for."""
+def passed(config: OmniConfig, read: int, seen: int, asked: int) -> float:
+    """Operations of encoder and decoder in a round: tokens read, those that they and the ones asked for see."""
     d, mlp = config.dim, (3 if config.gated_mlp else 2) * config.dim * config.hidden
-    encoder = config.encoder_depth * (2 * n * (4 * d * d + mlp) + 4 * n * n * d) + 2 * n * d * d
-    decoder = config.decoder_depth * (2 * t * (6 * d * d + mlp) + 4 * n * d * d + 4 * t * (t + n) * d)
-    return float(encoder + decoder + 2 * t * d * MODALITIES[TARGET].vocabulary)
+    encoder = config.encoder_depth * (2 * read * (4 * d * d + mlp) + 4 * read * seen * d) + 2 * read * d * d
+    decoder = config.decoder_depth * (2 * asked * (6 * d * d + mlp) + 4 * read * d * d + 4 * asked * (asked + seen) * d)
+    return float(encoder + decoder + 2 * asked * d * MODALITIES[TARGET].vocabulary)
 
 
 def difference(theirs: Tensor, mine: Omni, tokens: Tensor) -> float:
