@@ -138,6 +138,9 @@ def test_a_whole_sky_goes_on_where_it_stopped(model: Path, sky: Path, tmp_path: 
     list(jobs.generate(sky, ["tok_z"], alone, "demo-000000", model, ["tok_flux_g"], **settings))
     np.testing.assert_array_equal(fits.getdata(alone, "REDSHIFT_SAMPLES")["value"],
                                   fits.getdata(out / "demo-000000.fits", "REDSHIFT_SAMPLES")["value"])
+    content = alone.read_bytes()
+    list(jobs.generate(sky, ["tok_z"], alone, "demo-000000", model, ["tok_flux_g"], **settings))
+    assert alone.read_bytes() == content and "20" not in fits.getheader(alone, 1).comments["CHECKSUM"], "no time is told"
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,9 @@ def measure(bundle: OmniBundle, objects: int, database: int, seed: int) -> Itera
         add_posterior(table, bundle, test, seen)
     else:
         table.left_out.append(f"redshift posterior: the model does not predict {views.REDSHIFT}")
-    yield from scaled(draws(table, bundle, test), 0.85, 0.97)
+    yield from scaled(draws(table, bundle, test), 0.85, 0.96)
+    yield Step(0.96, "scoring the tokens that there are")
+    add_likelihoods(table, bundle, test)
     some = next(sky.batches(seed, 0, min(objects, 16)))[2]
     table.add("latency on this machine", latency.rows(bundle, test, seen, some), "Medians of three; what else ran counts, too.")
     yield Step(1.0, f"{bundle.folder.name} is measured", {
@@ -176,6 +178,21 @@ def draws(table: Table, bundle: OmniBundle, test: sky.OmniSky) -> Generator[Step
     table.add(f"coverage of {samples.SAMPLES} draws", cover, "Share of truths between the least and the largest draw; draws "
               f"that are as the truth would hold {samples.NOMINAL:.2f}. Draws of many tokens are plausible, not calibrated.")
     table.add("observed again", agree, "Share of first draws that agree with the measurement they were made from.")
+
+
+def add_likelihoods(table: Table, bundle: OmniBundle, test: sky.OmniSky) -> None:
+    """What drawing in rounds gains, and what reading every token once costs."""
+    rows = {}
+    for name, target, keys in (("HSC image from a Legacy image", views.HSC, translation.inputs(bundle)),
+                               ("DESI spectrum from an SDSS one", views.DESI, [views.SDSS]),
+                               ("DESI spectrum from a Legacy image", views.DESI, translation.inputs(bundle))):
+        there = [key for key in keys if key in test.tokens]
+        some = np.nonzero(test.has((target, keys[0])) & test.asked)[0]
+        if len(some) and target in bundle.model.outputs and target in bundle.model.inputs:
+            tokens, hidden = ({key: value[some] for key, value in of.items()} for of in (test.tokens, test.hidden))
+            rows[name] = samples.likelihoods(bundle, tokens, hidden, there, target, test.seed)
+    table.add("log-likelihood of the tokens that there are", rows, "Nats a token, by the chain rule in a random order; more is "
+              "better.")
 
 
 def chosen(test: sky.OmniSky, count: int, has: str) -> tuple[dict[str, Tensor], list[SkyObject]]:

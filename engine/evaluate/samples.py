@@ -5,7 +5,7 @@ Draws of many tokens are plausible, not calibrated: this says how far. Shape let
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from torch import Tensor
 from engine.evaluate import images, lines, spectra, translation
 from engine.evaluate.figures import Figure, bootstrapped, plain
 from engine.evaluate.views import DESI, HSC, SDSS
+from engine.generation import draws
+from engine.generation.grids import ROWS
+from engine.generation.reading import Reading, log_likelihood
 from engine.steps import Step
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 Rows = dict[str, dict[str, Figure]]
 Rendered = Mapping[str, Tensor]
-SAMPLES = 8
+SAMPLES, SCORED = 8, 32
 NOMINAL = (SAMPLES - 1) / (SAMPLES + 1)  # of truths lie between the least and the largest of the draws, if one is as the other
 PLACE = 0.05  # of the brightest pixel: where pixels count
 
@@ -88,6 +91,24 @@ def agrees(made: Any, measured: Any) -> bool:
     from engine.generation.reobserved import reobserve
 
     return reobserve(made, measured).consistent
+
+
+def likelihoods(bundle: OmniBundle, tokens: Mapping[str, Tensor], hidden: Mapping[str, Tensor], keys: Sequence[str],
+                target: str, seed: int) -> dict[str, Figure]:
+    """What the model thinks of the tokens that there are, from inputs: nats a token by the chain rule, in one round or in as
+    many as draws take, with every token read once or all again in every round. tokens, hidden: key -> (B, n), of objects that
+    have the target and an input; the first `SCORED` are taken."""
+    ids = tokens[target][:SCORED]
+    order = draws.orders([draws.generator(seed, row, target) for row in range(len(ids))], ids.shape[1], ids.device)
+    rounds = draws.counts("roar", ids.shape[1], draws.Settings().steps)
+    given, out = [{key: of[key][:SCORED] for key in keys} for of in (tokens, hidden)], {}
+    for name, cache, each in (("in one round", True, [ids.shape[1]]), (f"in {len(rounds)} rounds", True, rounds),
+                              (f"in {len(rounds)} rounds, read again", False, rounds)):
+        reading = Reading(bundle.model, given[0], given[1], target, cache)
+        said = torch.cat([log_likelihood(reading, rows, ids[rows], order[rows], each)
+                          for rows in torch.arange(len(ids)).split(ROWS)]).mean(1).cpu().numpy()
+        out[name] = bootstrapped(len(said), lambda some, x=said: x[some].mean(-1), n=len(said))  # type: ignore[misc]
+    return out
 
 
 def coverage(held: Mapping[str, Array]) -> dict[str, Figure]:

@@ -17,7 +17,7 @@ from engine.codecs.image import HSC_UNIT
 from engine.evaluate import images, restoration
 from engine.evaluate.figures import SIGMA, Figure, bootstrapped, plain
 from engine.evaluate.views import HSC, LEGACY, MAGNITUDES
-from engine.generation import decoded, grids
+from engine.generation import decoded, reading
 
 if TYPE_CHECKING:
     from engine.checkpoints import OmniBundle
@@ -70,7 +70,7 @@ def expected(bundle: OmniBundle, some: list[SkyObject], keys: list[str], target:
     beyond = torch.arange(m.vocabulary) >= torch.tensor(decoded.reaches(codec, m.tokens))[:, None]
     for start in range(0, len(some), PIECE):
         tokens, hidden = bundle.tokenize(some[start : start + PIECE], keys)
-        logits = grids.predict(bundle.model, tokens, hidden, [target])[target]
+        logits = reading.predict(bundle.model, tokens, hidden, [target])[target]
         for p in logits.masked_fill(beyond, -torch.inf).softmax(-1):
             yield decoded.expected(codec, m, p)
 

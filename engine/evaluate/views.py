@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.evaluate.sky import OmniSky
-from engine.generation import grids
+from engine.generation import reading
 from engine.steps import Step
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def read(bundle: OmniBundle, sky: OmniSky, keys: tuple[str, ...], reduced: bool 
         mean[part] = omni.pooled(encoded, "mean").numpy()
         if redshift is not None:
             with torch.inference_mode():
-                logits = grids.says(bundle.model, encoded, REDSHIFT)
+                logits = reading.says(bundle.model, encoded, REDSHIFT)
             redshift[part] = logits[:, 0, :reach].softmax(-1).numpy()
         if reduced:
             context = encoded.context[:, encoded.slices["registers"].stop :].float().numpy()

@@ -218,9 +218,13 @@ def _catalogue(name: str, part: Part) -> Any:
 
 
 def save(path: Path, file: fits.HDUList) -> None:
-    """Whole or not at all, checksums included. Raises OSError, on a full disk with a sentence."""
+    """Whole or not at all, checksums included; the same again is the same bytes. Raises OSError, on a full disk with a
+    sentence."""
+    file.update_extend()
+    for hdu in file:
+        hdu.add_checksum(when="of this HDU")  # astropy would tell the time there
     buffer = BytesIO()
-    file.writeto(buffer, checksum=True)
+    file.writeto(buffer)
     try:
         replace_bytes(path, buffer.getvalue())
     except OSError as error:

@@ -5,22 +5,19 @@ Shape letters: B objects, R = B samples rows, n tokens of the target, V ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from engine.generation.draws import Settings, counts, gumbel, orders, pick, uniforms
+from engine.generation.reading import Reading, Some, Tokens
 from engine.modalities import Modality
-from engine.models.calibration import calibrated
 from engine.models.omni import Encoded, Omni
-from engine.models.spreading import unspread
 from engine.models.tokens import is_sequence
 
 ROWS = 16  # drawn at a time: logits of an image are 10 MB a row, what is kept of it by AION-1's base size a hundred
-
-Tokens = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,28 +34,6 @@ class Round:
     share: float
 
 
-def predict(model: Omni, tokens: Tokens, hidden: Tokens, targets: Sequence[str], places: Tensor | None = None
-            ) -> dict[str, Tensor]:
-    """What the inputs say of several targets, each by itself: target -> logits (B, n, V), float32; of places (B, t) alone.
-
-    The inputs are encoded once, and several targets share the keys and values that the decoder makes of them
-    (`Omni.remember`). Raises what `Omni.encode` and `Omni.decode` raise.
-    """
-    with torch.inference_mode():
-        encoded = encode(model, tokens, hidden)
-        encoded = model.remember(encoded) if len(targets) > 1 else encoded
-        return {target: says(model, encoded, target, places) for target in targets}
-
-
-def says(model: Omni, encoded: Encoded, target: str, places: Tensor | None = None) -> Tensor:
-    """Logits (B, n, V), float32, of what was asked for in training; labels that were spread there are brought back, and the
-    distribution of a number is as sure as it was found to be right."""
-    logits = model.decode(encoded, [target], places=None if places is None else {target: places})[target].float()
-    soften = model.config.soften if model.outputs[target].codec == "grid" else 0.0
-    logits = unspread(logits, soften) if soften else logits
-    return calibrated(logits, model.config.calibration[target]) if target in model.config.calibration else logits
-
-
 def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings: Settings,
              generators: Sequence[torch.Generator], reaches: Sequence[int] | None = None) -> Iterator[Round]:
     """Draw the target's tokens, given tokens (B, n) of other modalities, hidden where True: one `Round` after another.
@@ -68,11 +43,9 @@ def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings:
     rounding of the logits that falls between two ids). reaches: how many ids there are for each of the n tokens; None:
     all of the vocabulary.
 
-    The inputs are read once, and the first round is computed once for all samples of an object. Tokens that were drawn join
-    what was read, each once (`Omni.extend`), so that many rounds cost little more than one. Without `Settings.cache` every
-    later round reads the inputs again together with the tokens known so far; attention then goes both ways, as in training,
-    and S rounds cost S times the encoder. The decoder is asked for those tokens alone that are to be drawn, by maskgit for all
-    that are open: as in training, for none that is known.
+    The inputs are read once, and the first round is computed once for all samples of an object. What `Settings.cache` does is
+    told in `generation.reading`. The decoder is asked for those tokens alone that are to be drawn, by maskgit for all that are
+    open: as in training, for none that is known.
 
     Guidance needs logits without the inputs: registers and the target's known tokens remain. It costs a second pass, over few
     tokens. A model without registers has nothing to see in the first round: that one is drawn without guidance.
@@ -85,62 +58,21 @@ def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings:
         raise ValueError(f"{target!r} is a sequence; it is drawn one token after the other, by generation.sequences")
     check_rows(tokens, target, generators)
     check_scheme(model, m, settings)
-    rounds = counts(settings.scheme, m.tokens, settings.steps)
     beyond = torch.arange(m.vocabulary) >= torch.tensor(reaches or [m.vocabulary] * m.tokens)[:, None]
-    return _rounds(_Drawing(model, tokens, hidden, target, settings, generators, beyond.to(model.mask_token.device)), rounds)
+    reading = Reading(model, tokens, hidden, target, settings.cache)
+    return _rounds(_Drawing(reading, settings, generators, beyond.to(model.mask_token.device),
+                            counts(settings.scheme, m.tokens, settings.steps)))
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """The arguments of `generate`, checked. beyond: bool (n, V), ids that there are not."""
+    """The arguments of `generate`, checked. beyond: bool (n, V), ids that there are not; counts: tokens drawn in each round."""
 
-    model: Omni
-    tokens: Tokens
-    hidden: Tokens
-    target: str
+    reading: Reading
     settings: Settings
     generators: Sequence[torch.Generator]
     beyond: Tensor
-
-    @property
-    def samples(self) -> int:
-        return len(self.generators) // len(next(iter(self.tokens.values())))
-
-    @property
-    def inputs(self) -> int:
-        """Objects."""
-        return len(self.generators) // self.samples
-
-    def read(self, objects: slice | Tensor, keep: bool) -> Encoded:
-        """What the decoder attends to before anything is drawn."""
-        return self._read({key: value[objects] for key, value in self.tokens.items()},
-                          {key: value[objects] for key, value in self.hidden.items()}, keep)
-
-    def alone(self, keep: bool) -> Encoded | None:
-        """The same without inputs: registers, (1, N, D); None for a model that has none."""
-        if not self.model.config.num_register_tokens:
-            return None
-        key, value = next(iter(self.tokens.items()))
-        return self._read({key: value[:1]}, {key: torch.ones_like(value[:1], dtype=torch.bool)}, keep)
-
-    def joined(self, before: Encoded | None, objects: slice | Tensor | None, ids: Tensor, known: Tensor, at: Tensor) -> Encoded:
-        """What the decoder attends to with the known among ids (r, n), the latest at places (r, t); objects: None for tokens
-        without inputs; before: what it attended to before, None if there was nothing."""
-        if before is not None and self.settings.cache:
-            with torch.inference_mode():
-                return self.model.extend(before, self.target, ids.gather(1, at), at)
-        tokens = {} if objects is None else {key: value[objects] for key, value in self.tokens.items()}
-        hidden = {} if objects is None else {key: value[objects] for key, value in self.hidden.items()}
-        return self._read(tokens | {self.target: ids}, hidden | {self.target: ~known}, self.settings.cache)
-
-    def says(self, given: Encoded, places: Tensor | None = None) -> Tensor:
-        """Logits (r, n, V), float32, of all tokens or of those at places (r, t)."""
-        with torch.inference_mode():
-            return says(self.model, given, self.target, places)
-
-    def _read(self, tokens: Tokens, hidden: Tokens, keep: bool) -> Encoded:
-        with torch.inference_mode():
-            return encode(self.model, tokens, hidden, self.model.outputs[self.target].tokens if keep else None)
+    counts: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -154,54 +86,54 @@ class _Start:
     free: Tensor | None
 
 
-def _rounds(job: _Drawing, rounds: list[int]) -> Iterator[Round]:
-    n, total = sum(rounds), len(job.generators)
-    keep = job.settings.cache and len(rounds) > 1
-    held = keep and job.inputs <= ROWS  # of more, what is kept would take too much memory: they are read again
-    inputs = job.read(slice(None), held)
-    first = job.says(inputs)
-    alone = job.alone(keep) if job.settings.guidance != 1 else None
-    free = None if alone is None else job.says(alone)
+def _rounds(job: _Drawing) -> Iterator[Round]:
+    reading, n, total, more = job.reading, sum(job.counts), len(job.generators), len(job.counts) > 1
+    objects = len(next(iter(reading.tokens.values())))
+    many = more and reading.cache and objects > ROWS  # what is kept of all would take too much memory: each is read again
+    inputs = reading.start(slice(None), more and not many)
+    first = reading.says(inputs)
+    alone = reading.nothing(more) if job.settings.guidance != 1 else None
+    free = None if alone is None else reading.says(alone)
     told: Tensor | None = first.masked_fill(job.beyond, -torch.inf)
     ids = torch.zeros(total, n, dtype=torch.long, device=first.device)
     known = torch.zeros_like(ids, dtype=torch.bool)
     for rows in torch.arange(total).split(ROWS):
-        objects = slice(int(rows[0]), int(rows[-1]) + 1) if job.samples == 1 else rows // job.samples
-        given = inputs if not keep else inputs.rows(objects) if held else job.read(objects, keep)
-        start = _Start(given, first[objects], None if alone is None else alone.rows(torch.zeros_like(rows)), free)
-        for i, (own, seen) in enumerate(_together(job, rounds, rows, objects, start)):
+        some = slice(int(rows[0]), int(rows[-1]) + 1) if total == objects else rows // (total // objects)
+        given = reading.start(some) if many else inputs.rows(some)
+        start = _Start(given, first[some], None if alone is None else alone.rows(torch.zeros_like(rows)), free)
+        for i, (own, seen) in enumerate(_together(job, rows, some, start)):
             ids, known = ids.clone(), known.clone()  # whoever has the round before keeps it
             ids[rows], known[rows] = own, seen
-            yield Round(ids, known, told, (int(rows[0]) + len(rows) * (i + 1) / len(rounds)) / total)
+            yield Round(ids, known, told, (int(rows[0]) + len(rows) * (i + 1) / len(job.counts)) / total)
             told = None
 
 
-def _together(job: _Drawing, rounds: list[int], rows: Tensor, objects: slice | Tensor, start: _Start
-              ) -> Iterator[tuple[Tensor, Tensor]]:
+def _together(job: _Drawing, rows: Tensor, objects: Some, start: _Start) -> Iterator[tuple[Tensor, Tensor]]:
     """The ids of some rows (r, n), and which of them are known, round after round."""
-    generators, n = [job.generators[r] for r in rows.tolist()], sum(rounds)
+    reading, generators, n = job.reading, [job.generators[r] for r in rows.tolist()], sum(job.counts)
     given, alone, w = start.given, start.alone, job.settings.guidance
     ids = torch.zeros(len(rows), n, dtype=torch.long, device=start.first.device)
     known = torch.zeros_like(ids, dtype=torch.bool)
     order = orders(generators, n, ids.device) if job.settings.scheme == "roar" else None
     at, done = ids[:, :0], 0
-    for i, count in enumerate(rounds):
-        drawn_at = at
+    for i, count in enumerate(job.counts):
+        latest = at
         at = (~known).nonzero()[:, 1].view(len(rows), n - done) if order is None else order[:, done : done + count]
         free = None
         if i == 0:
             logits = _at(start.first, at)
             free = None if start.free is None else _at(start.free, at)
         else:
-            given = job.joined(given, objects, ids, known, drawn_at)
-            logits = job.says(given, at)
+            given = reading.joined(given, objects, ids, known, latest)
+            logits = reading.says(given, at)
             if w != 1:
-                alone = job.joined(alone, None, ids, known, drawn_at)
-                free = job.says(alone, at)
+                alone = reading.joined(alone, None, ids, known, latest)
+                free = reading.says(alone, at)
         logits = logits if free is None else free + w * (logits - free)
         logits = logits.masked_fill(job.beyond[at], -torch.inf)
         if order is None:
-            at, drawn = _most_confident(logits, at, n, count, 1 - (i + 1) / len(rounds), job.settings, generators)
+            left = 1 - (i + 1) / len(job.counts)
+            at, drawn = _most_confident(logits, at, n, count, left, job.settings, generators)
         else:
             drawn = pick(logits, uniforms(generators, count, ids.device), job.settings)
         ids, known, done = ids.scatter(1, at, drawn), known.scatter(1, at, True), done + count
@@ -261,9 +193,3 @@ def check_rows(tokens: Tokens, target: str, generators: Sequence[torch.Generator
     objects = len(next(iter(tokens.values())))
     if not generators or len(generators) % max(objects, 1):
         raise ValueError(f"there are {len(generators)} generators for {objects} objects; give as many for each")
-
-
-def encode(model: Omni, tokens: Tokens, hidden: Tokens, room: int | None = None) -> Encoded:
-    """`Omni.encode` without the modalities that every row hides, unless that is all of them."""
-    used = [key for key in tokens if key not in hidden or not bool(hidden[key].all())] or list(tokens)[:1]
-    return model.encode({key: tokens[key] for key in used}, {key: hidden[key] for key in used if key in hidden}, room)

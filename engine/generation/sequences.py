@@ -12,7 +12,8 @@ from torch import Tensor
 
 from engine.codecs.catalog import COLUMNS, END, PAD, SHIFT, START
 from engine.generation.draws import Settings, pick, uniforms
-from engine.generation.grids import Round, Tokens, check_rows, check_scheme, encode, known_target
+from engine.generation.grids import Round, check_rows, check_scheme, known_target
+from engine.generation.reading import Tokens, encode
 from engine.models.omni import Encoded, Omni
 from engine.models.tokens import is_sequence
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from engine.generation.draws import counts, generator, orders, whole
-from engine.generation.grids import Tokens, predict
+from engine.generation.reading import Reading, Tokens, log_likelihood
 from engine.models.omni import Omni
 from engine.models.tokens import PADDING, is_sequence
 
@@ -43,7 +43,8 @@ def surprise(bundle: OmniBundle, thing: SkyObject, inputs: Sequence[str] | None 
 
     inputs: token keys; None: `bundle.measured`. The orders are those of ROAR, `steps` rounds each, of the seeds `seed`,
     `seed` + 1, ...; both probabilities follow the same order. Tokens of one round are taken not to know of each other, so the
-    sum depends on the order; hence the mean. A catalogue has one order, its own. Costs 2 `steps` encodes of `orders` rows.
+    sum depends on the order; hence the mean. A catalogue has one order, its own. Every token is read once, as
+    `generation.reading` says.
 
     A model without registers cannot say p(s) of what comes first: tokens of the first round (all of a number's and of a
     catalogue's) are then left out of both sides.
@@ -78,23 +79,11 @@ def summary(lines: Tensor, seed: int) -> Surprise:
 def gains(model: Omni, target: str, ids: Tensor, rest: Tokens, generators: Sequence[torch.Generator], steps: int) -> Tensor:
     """log p(token | rest, tokens of earlier rounds) - log p(token | tokens of earlier rounds), (O, n), in the order of each
     generator; ids (1, n); NaN for the first round of a model without registers."""
-    device, rows, n = model.mask_token.device, len(generators), ids.shape[1]
-    ids = ids.to(device).expand(rows, -1)
-    order = orders(generators, n, device)
-    known = torch.zeros(rows, n, dtype=torch.bool, device=device)
-    out = torch.full((rows, n), torch.nan, device=device)
-    repeated = {key: value.expand(rows, *value.shape[1:]) for key, value in rest.items()}
-    done = 0
-    for count in counts("roar", n, steps):
-        at = order[:, done : done + count]
-        if done or model.config.num_register_tokens:
-            own, hidden = {target: ids}, {target: ~known}
-            given = predict(model, repeated | own, hidden, [target], at)[target]
-            alone = predict(model, own, hidden, [target], at)[target]
-            out.scatter_(1, at, _of(given, ids.gather(1, at)) - _of(alone, ids.gather(1, at)))
-        known = known.scatter(1, at, True)
-        done += count
-    return out
+    reading, rows = Reading(model, rest, {}, target, cache=True), len(generators)
+    ids = ids.to(model.mask_token.device).expand(rows, -1)
+    order, rounds = orders(generators, ids.shape[1], ids.device), counts("roar", ids.shape[1], steps)
+    given = log_likelihood(reading, torch.zeros(rows, dtype=torch.long), ids, order, rounds)
+    return given - log_likelihood(reading, None, ids, order, rounds)
 
 
 def sequence_gains(model: Omni, target: str, ids: Tensor, rest: Tokens) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.checkpoints.aion import load_aion
-from engine.generation import grids
+from engine.generation import reading
 from engine.models.calibration import between, calibrated, entropy, mixed
 from engine.models.omni import Omni
 from engine.records import Records
@@ -87,7 +87,7 @@ def said(model: Omni, sky: Mapping[str, Records], keys: tuple[str, ...], target:
     parts = []
     for start in range(0, len(rows), READ):
         tokens = {key: torch.from_numpy(sky[key].at(rows[start : start + READ])[1].astype(np.int64)).to(device) for key in keys}
-        parts.append(grids.predict(model, tokens, {}, [target])[target][:, 0].log_softmax(-1).cpu())
+        parts.append(reading.predict(model, tokens, {}, [target])[target][:, 0].log_softmax(-1).cpu())
     return torch.cat(parts), torch.from_numpy(sky[target].at(rows)[1][:, 0].astype(np.int64))
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from engine import checkpoints, demo_sky, generation
 from engine.checkpoints import OmniBundle
 from engine.codecs import CompactConfig, CompactImageCodec
-from engine.generation import Generated, decoded, grids, objects, places
+from engine.generation import Generated, decoded, objects, places, reading
 from engine.objects import Catalog, Image, Scalar, SkyObject, Spectrum
 from engine.steps import Step
 
@@ -155,13 +155,13 @@ def test_what_is_certain_is_expected(bundle: OmniBundle, galaxies: list[SkyObjec
 def test_previews_come_and_closing_stops(bundle: OmniBundle, galaxies: list[SkyObject],
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     asked: Counter[str] = Counter()
-    says = grids.says
+    says = reading.says
 
     def count(*arguments: Any) -> dict[str, Tensor]:
         asked["rounds"] += 1
         return says(*arguments)
 
-    monkeypatch.setattr(grids, "says", count)
+    monkeypatch.setattr(reading, "says", count)
     monkeypatch.setattr(objects, "PREVIEW_EVERY", 0.0)
     steps = generation.generate(bundle, only(galaxies[0], "legacy"), "tok_image_hsc", steps=6)
     shown = [next(steps), next(steps)]

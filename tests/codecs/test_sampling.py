@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.codecs.catalog import END, SHIFT
-from engine.generation import Settings, draws, grids, sequences, surprises
+from engine.generation import Settings, draws, grids, reading, sequences, surprises
 from engine.models.omni import Omni, OmniConfig
 
 # ------------------------------------------------------------------------------------------------- a joint distribution
@@ -116,6 +116,23 @@ def test_surprise_tells_what_fits(toy: Omni) -> None:
     assert len(of(V, 0, zero()).each) == 4 and of(V, 0, zero()).tokens == 8
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_likelihoods_follow_the_chain_rule(toy: Omni, given: bool) -> None:
+    """Read again in every round, they are the model's own, token by token; read once, they are near."""
+    ids, order = joint(3, draws.generator(5))[V], draws.orders(noises(3, "order"), 8, torch.device("cpu"))
+    objects = torch.tensor([0, 1, 0]) if given else None
+    once, again, alone = (reading.log_likelihood(reading.Reading(toy, zero(2), {}, V, cache), objects, ids, order, rounds)
+                          for cache, rounds in ((True, [3, 5]), (False, [3, 5]), (True, [8])))
+    known = torch.ones_like(ids, dtype=torch.bool).scatter(1, order[:, :3], False)
+    tokens, hidden = {A: zero(3)[A], V: ids}, {A: torch.full_like(ids, not given, dtype=torch.bool)}
+    for said, at, own in ((alone, order, {V: torch.ones_like(known)}), (once, order[:, :3], {V: torch.ones_like(known)}),
+                          (again, order[:, 3:], {V: known})):
+        logits = toy.decode(toy.encode(tokens, hidden | own), [V], places={V: at})[V]
+        right = logits.log_softmax(-1).gather(2, ids.gather(1, at)[..., None])[..., 0]
+        torch.testing.assert_close(said.gather(1, at), right, atol=1e-5, rtol=1e-5)
+    assert (once - again).abs().max() < 0.1 and again.sum() > alone.sum(), "what is drawn tells of what is to come"
+
+
 # ---------------------------------------------------------------------------------------------------- draws and schedules
 
 
@@ -201,7 +218,7 @@ def test_cold_and_narrow_draws_are_the_most_probable(random: Omni, scheme: Any) 
 
 
 def test_several_targets_share_what_the_decoder_remembers(random: Omni) -> None:
-    both = grids.predict(random, some(), {}, [V, ALONE])
+    both = reading.predict(random, some(), {}, [V, ALONE])
     for target in both:
         torch.testing.assert_close(both[target], random.logits(some(), [target])[target], atol=1e-5, rtol=1e-5)
 

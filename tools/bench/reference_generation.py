@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints import load_aion
-from engine.generation import draws, grids
+from engine.generation import draws, grids, reading
 from engine.modalities import MODALITIES
 from engine.models.omni import Omni, OmniConfig
 from tools.bench.reference_lines import Line, Program, compared, machine
@@ -164,7 +164,7 @@ def passed(config: OmniConfig, read: int, seen: int, asked: int) -> float:
 def difference(theirs: Tensor, mine: Omni, tokens: Tensor) -> float:
     """Of the first step's logits: root mean square, as a share of their own spread. Shows that both are the same model."""
     hidden = {SOURCE: torch.zeros_like(tokens, dtype=torch.bool)}
-    logits = grids.predict(mine, {SOURCE: tokens}, hidden, [TARGET])[TARGET]
+    logits = reading.predict(mine, {SOURCE: tokens}, hidden, [TARGET])[TARGET]
     return float((logits - theirs).square().mean().sqrt() / theirs.std())
 
 
