@@ -98,15 +98,18 @@ def likelihoods(bundle: OmniBundle, tokens: Mapping[str, Tensor], hidden: Mappin
     """What the model thinks of the tokens that there are, from inputs: nats a token by the chain rule, in one round or in as
     many as draws take, with every token read once or all again in every round. tokens, hidden: key -> (B, n), of objects that
     have the target and an input; the first `SCORED` are taken."""
-    ids = tokens[target][:SCORED]
+    ids = tokens[target][:SCORED].to(bundle.model.mask_token.device)
     order = draws.orders([draws.generator(seed, row, target) for row in range(len(ids))], ids.shape[1], ids.device)
     rounds = draws.counts("roar", ids.shape[1], draws.Settings().steps)
-    given, out = [{key: of[key][:SCORED] for key in keys} for of in (tokens, hidden)], {}
+    out = {}
     for name, cache, each in (("in one round", True, [ids.shape[1]]), (f"in {len(rounds)} rounds", True, rounds),
                               (f"in {len(rounds)} rounds, read again", False, rounds)):
-        reading = Reading(bundle.model, given[0], given[1], target, cache)
-        said = torch.cat([log_likelihood(reading, rows, ids[rows], order[rows], each)
-                          for rows in torch.arange(len(ids)).split(ROWS)]).mean(1).cpu().numpy()
+        parts = []
+        for rows in torch.arange(len(ids)).split(ROWS):
+            given, lacking = ({key: of[key][rows] for key in keys} for of in (tokens, hidden))
+            reading = Reading(bundle.model, given, lacking, target, cache)
+            parts.append(log_likelihood(reading, torch.arange(len(rows)), ids[rows], order[rows], each))
+        said = torch.cat(parts).mean(1).cpu().numpy()
         out[name] = bootstrapped(len(said), lambda some, x=said: x[some].mean(-1), n=len(said))  # type: ignore[misc]
     return out
 

@@ -21,15 +21,15 @@ Scheme = Literal["roar", "maskgit", "one-step"]
 class Settings:
     """How to draw. Raises ValueError naming the setting, its value and what is allowed.
 
-    scheme: "roar", open places in a random order (AION-1, arXiv:2510.17960, app. D): with a token a round the model's joint
-    distribution, with several those of one round do not know of each other; "maskgit", the most confident first (Chang et al.
-    2022, arXiv:2202.04200, sec. 3.2): of what was drawn the likely stays, so that samples come out likelier than the model has
-    them; "one-step", all at once, each as it would be drawn alone. steps: rounds at most (a target has no more than it has
-    tokens; one-step takes one). temperature: divides the logits; 0 takes the most probable id. top_k, top_p: only the k most
-    probable ids; only the fewest that hold the share p; both are counted before the temperature. guidance: w of classifier-free
-    guidance, u + w (c - u), with c the logits given the inputs and u those without (Ho & Salimans 2022, arXiv:2207.12598, eq. 6
-    with its w less by one); 1 is none, 0 forgets the inputs. cache: every token is read once, without knowing of those that are
-    drawn later; otherwise all are read again in every round.
+    scheme: "roar", open places in a random order (AION-1, arXiv:2510.17960, app. D): with a token a round and no cache the
+    model's joint distribution, with several those of one round do not know of each other; "maskgit", the most confident first
+    (Chang et al. 2022, arXiv:2202.04200, sec. 3.2): of what was drawn the likely stays, so that samples come out likelier than
+    the model has them; "one-step", all at once, each as it would be drawn alone. steps: rounds at most (a target has no more
+    than it has tokens; one-step takes one). temperature: divides the logits; 0 takes the most probable id. top_k, top_p: only
+    the k most probable ids; only the fewest that hold the share p; both are counted before the temperature. guidance: w of
+    classifier-free guidance, u + w (c - u), with c the logits given the inputs and u those without (Ho & Salimans 2022,
+    arXiv:2207.12598, eq. 6 with its w less by one); 1 is none, 0 forgets the inputs. cache: every token is read once, without
+    knowing of those that are drawn later; otherwise all are read again in every round.
     """
 
     scheme: Scheme = "roar"
@@ -49,7 +49,8 @@ class Settings:
                  "probable id"),
                 ("top_k", k is None or (whole(k) and k >= 1), "a whole number from 1, or None for all ids"),
                 ("top_p", p is None or (number(p) and 0 < p <= 1), "above 0 and up to 1, or None for all ids"),
-                ("guidance", number(self.guidance) and self.guidance >= 0, "a number from 0; 1 is none")):
+                ("guidance", number(self.guidance) and self.guidance >= 0, "a number from 0; 1 is none"),
+                ("cache", isinstance(self.cache, bool), "True or False")):
             if not right:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
 
@@ -67,7 +68,7 @@ class Settings:
         return f"temperature {self.temperature:g}{cut}" + ("" if self.guidance == 1 else f", guidance {self.guidance:g}")
 
     def __str__(self) -> str:
-        steps = "" if self.scheme == "one-step" else f", {self.steps} steps{'' if self.cache else ' without cache'}"
+        steps = "" if self.scheme == "one-step" else f", {self.steps} steps {'with' if self.cache else 'without'} cache"
         return f"scheme {self.scheme}{steps}, {self.draws}"
 
 

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.files import read_json, replace_bytes, write_json
+from engine.generation.draws import Settings
 from engine.modalities import MODALITIES
 from engine.steps import Step
 
@@ -81,7 +83,8 @@ def provenance(bundle: OmniBundle, inputs: Sequence[str] | None, settings: dict[
     given = {"MODEL": bundle.folder.name, "CHECKSM": bundle.checksum, "ASKED": ["all"] if inputs is None else list(inputs)}
     words = {"scheme": "SCHEME", "steps": "STEPS", "temperature": "TEMPERAT", "top_k": "TOP_K", "top_p": "TOP_P",
              "guidance": "GUIDANCE", "cache": "CACHE", "seed": "SEED", "samples": "NSAMPLES"}
-    return given | {words[name]: value for name, value in settings.items() if value is not None}
+    whole = asdict(Settings()) | {"seed": 0, "samples": 1} | settings
+    return given | {words[name]: value for name, value in whole.items() if value is not None}
 
 
 def _mark(header: fits.Header, origin: str) -> None:

@@ -63,10 +63,11 @@ class Reading:
 
 def log_likelihood(reading: Reading, objects: Tensor | None, ids: Tensor, order: Tensor, rounds: Sequence[int]) -> Tensor:
     """log p of each of ids (r, n), given the inputs of its row's object and the tokens of the rounds before; they become known
-    in an order (r, n), so many a round. objects: (r,), None for rows without inputs; the first round is then NaN in a model
-    without registers."""
-    before = reading.nothing() if objects is None else reading.start(slice(None))
-    given = None if before is None else before.rows(torch.zeros(len(ids), dtype=torch.long) if objects is None else objects)
+    in an order (r, n), so many a round, both on the model's device. objects: (r,), None for rows without inputs; the first
+    round is then NaN in a model without registers."""
+    more = len(rounds) > 1
+    given = reading.nothing(more) if objects is None else reading.start(slice(None), more)
+    given = None if given is None else given.rows(torch.zeros(len(ids), dtype=torch.long) if objects is None else objects)
     said, known = torch.full(ids.shape, torch.nan, device=ids.device), torch.zeros_like(ids, dtype=torch.bool)
     at, done = order[:, :0], 0
     for i, count in enumerate(rounds):

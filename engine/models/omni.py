@@ -201,8 +201,8 @@ class Omni(nn.Module):
 
         All tokens are read, whatever their number, and keep their place; hidden ones change nothing of the others, and rows
         may hide different ones. The padding (id 0) of a catalogue hides itself. room: so many tokens may join later, by
-        `extend`. Raises KeyError for an unknown modality; ValueError for ids of another type, shape or range, and for a row
-        that shows nothing.
+        `extend`; what is visible is then moved together, and no `slices` tell where. Raises KeyError for an unknown modality;
+        ValueError for ids of another type, shape or range, and for a row that shows nothing.
         """
         ids, visible = check_inputs(self.inputs, tokens, hidden, self.config.num_register_tokens, self.mask_token.device)
         slices, stop = {"registers": slice(0, self.config.num_register_tokens)}, self.config.num_register_tokens
@@ -211,36 +211,46 @@ class Omni(nn.Module):
         if visible is not None:
             visible = F.pad(visible, (self.config.num_register_tokens, 0), value=True)
         batch = next(iter(ids.values())).shape[0]
-        shown = torch.ones(batch, stop, dtype=torch.bool, device=self.mask_token.device) if visible is None else visible
-        kept = None if room is None else self._room(len(self.encoder), batch, stop + room)
-        pieces = [self._read(_rows(ids, rows), slices, shown[rows], visible is None,
-                             None if kept is None else [(k[rows], v[rows]) for k, v in kept])
+        if room is not None:
+            return self._with_room(ids, slices, visible, room)
+        pieces = [self._read(_rows(ids, rows), slices, None if visible is None else visible[rows])
                   for rows in self._pieces(batch, stop)]
-        whole = pieces[0] if len(pieces) == 1 else tuple(
-            None if each[0] is None else torch.cat(each) for each in zip(*pieces, strict=True))
-        encoded = Encoded(cast(Tensor, whole[0]), shown, slices, complete=visible is None, tokens=whole[1])
-        if kept is None or room is None:
-            return encoded
-        memory = self._room(len(self.decoder), batch, stop + room)
-        for block, new in zip(memory, self._remembered(encoded.context, encoded.tokens), strict=True):
-            attention.written(block, 0, new)
-        return replace(encoded, memory=memory, kept=kept)
+        context = torch.cat([piece[0] for piece in pieces]) if len(pieces) > 1 else pieces[0][0]
+        what = torch.cat([cast(Tensor, piece[1]) for piece in pieces]) if self.config.token_heads else None
+        shown = torch.ones(batch, stop, dtype=torch.bool, device=context.device) if visible is None else visible
+        return Encoded(context, shown, slices, complete=visible is None, tokens=what)
 
-    def _read(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor, complete: bool,
-              kept: Sequence[Memory] | None) -> tuple[Tensor, Tensor | None]:
-        """The context of ids (B, n) of which bool (B, N) is visible, and, if a head reads them, the vectors of the tokens,
-        (B, N, D) both; kept: where the encoder's keys and values go."""
-        what, place = self._embed(ids, slices, None if complete else visible)
-        tokens = what.expand(len(visible), -1, -1) if self.config.token_heads else None
-        if kept is not None:
-            attend = attention.joining(kept, 0, where(None if complete else visible[:, None, None, :]))
-            context = self._context((what + place).expand(len(visible), -1, -1), place, attend)
-            return context.masked_fill(~visible[..., None], 0), tokens
-        if complete:
-            return self._context(what + place, place, everywhere), tokens
-        packing = _Packing.of(visible)
-        what, place = packing.pack(what), packing.pack(place)
-        return packing.unpack(self._context(what + place, place, where(packing.seen))), tokens
+    def _read(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The context (B, N, D) of ids (B, n) of which bool (B, N) is visible (None: all), and, if a head reads them, the
+        vectors of the tokens (B, N, D)."""
+        what, place = self._embed(ids, slices, visible)
+        packing = None if visible is None else _Packing.of(visible)
+        x = what
+        if packing is not None:
+            x, place = packing.pack(x), packing.pack(place)
+        context = self._context(x + place, place, where(None if packing is None else packing.seen))
+        tokens = what.expand(len(context), -1, -1) if self.config.token_heads else None
+        return context if packing is None else packing.unpack(context), tokens
+
+    def _with_room(self, ids: dict[str, Tensor], slices: dict[str, slice], visible: Tensor | None, room: int) -> Encoded:
+        """`encode` for `extend`: hidden tokens are left out, and what is visible is moved together."""
+        batch = next(iter(ids.values())).shape[0]
+        what, place = (part.expand(batch, -1, -1) for part in self._embed(ids, slices, visible))
+        packing = None if visible is None else _Packing.of(visible)
+        if packing is None:
+            shown, seen = torch.ones(what.shape[:2], dtype=torch.bool, device=what.device), None
+        else:
+            what, place, shown, seen = packing.pack(what), packing.pack(place), packing.kept, packing.seen
+        n = shown.shape[1]
+        kept, memory = (self._room(len(blocks), batch, n + room) for blocks in (self.encoder, self.decoder))
+        context = torch.empty_like(what)
+        for rows in self._pieces(batch, n):
+            attend = attention.joining([(k[rows], v[rows]) for k, v in kept], 0, where(None if seen is None else seen[rows]))
+            context[rows] = self._context(what[rows] + place[rows], place[rows], attend)
+        context = context.masked_fill(~shown[..., None], 0)
+        tokens = what if self.config.token_heads else None
+        self._remember_more(memory, 0, context, tokens)
+        return Encoded(context, shown, {}, complete=seen is None, memory=memory, kept=kept, tokens=tokens)
 
     def _room(self, blocks: int, batch: int, tokens: int) -> tuple[Memory, ...]:
         """Empty keys and values of so many blocks and tokens."""
@@ -259,9 +269,12 @@ class Omni(nn.Module):
 
         The new tokens see each other and all before them; those before stay as they were read. So every token is read once,
         at the price that what is read first does not know what comes later, as with the cached keys and values of language
-        models; in training all tokens saw all others. They are written into the room of `encoded`, which can be extended once.
-        It takes 4 N D numbers a row and block. Raises ValueError where there is no room.
+        models; in training all tokens saw all others. They are written into the room of `encoded`, which can be extended once,
+        without gradients; both take 2 N D numbers a row in every block of encoder and decoder. Raises KeyError for a modality
+        that the model does not read; ValueError for a sequence, and where there is no room.
         """
+        if key not in self.inputs or is_sequence(self.inputs[key]):
+            raise (ValueError if key in self.inputs else KeyError)(f"{key!r} is no grid that this model reads")
         start, stop = encoded.visible.shape[1], encoded.visible.shape[1] + ids.shape[1]
         if encoded.kept is None or encoded.memory is None or encoded.kept[0][0].shape[2] < stop:
             raise ValueError(f"there is no room for {ids.shape[1]} tokens of {key!r}; encode with room for them")
@@ -270,8 +283,7 @@ class Omni(nn.Module):
         visible = torch.cat([encoded.visible, torch.ones_like(ids, dtype=torch.bool)], 1)
         attend = where(None if encoded.complete else visible[:, None, None, :])
         context = self._context(what + place, place, attention.joining(encoded.kept, start, attend))
-        for block, new in zip(encoded.memory, self._remembered(context, what), strict=True):
-            attention.written(block, start, new)
+        self._remember_more(encoded.memory, start, context, what)
         return replace(encoded, context=torch.cat([encoded.context, context], 1), visible=visible,
                        tokens=None if encoded.tokens is None else torch.cat([encoded.tokens, what], 1))
 
@@ -334,10 +346,13 @@ class Omni(nn.Module):
 
     def remember(self, encoded: Encoded) -> Encoded:
         """The same with the keys and values of every decoder block, 2 B N D numbers each: for many calls of `decode`."""
-        return replace(encoded, memory=self._remembered(encoded.context, encoded.tokens))
+        return replace(encoded, memory=tuple(
+            cast(DecoderBlock, block).memory(encoded.context, encoded.tokens) for block in self.decoder))
 
-    def _remembered(self, context: Tensor, tokens: Tensor | None) -> tuple[Memory, ...]:
-        return tuple(cast(DecoderBlock, block).memory(context, tokens) for block in self.decoder)
+    def _remember_more(self, memory: Sequence[Memory], start: int, context: Tensor, tokens: Tensor | None) -> None:
+        """Write the keys and values of more context behind those that are there."""
+        for block, room in zip(self.decoder, memory, strict=True):
+            attention.written(room, start, cast(DecoderBlock, block).memory(context, tokens))
 
     def _answers(self, encoded: Encoded, ids: dict[str, Tensor], places: dict[str, Tensor], slices: dict[str, slice],
                  among: Attend) -> dict[str, Tensor]:

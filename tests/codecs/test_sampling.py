@@ -247,7 +247,8 @@ def test_what_cannot_be_drawn(random: Omni) -> None:
     for wrong, says in (({"scheme": "greedy"}, "scheme is 'greedy'; it must be one of roar, maskgit, one-step"),
                         ({"steps": 0}, "steps is 0"), ({"temperature": -1}, "temperature is -1"),
                         ({"temperature": float("nan")}, "temperature is nan"), ({"top_k": 0}, "top_k is 0"),
-                        ({"top_p": 1.5}, "top_p is 1.5; it must be above 0 and up to 1"), ({"guidance": -2}, "guidance is -2")):
+                        ({"top_p": 1.5}, "top_p is 1.5; it must be above 0 and up to 1"), ({"guidance": -2}, "guidance is -2"),
+                        ({"cache": "no"}, "cache is 'no'; it must be True or False")):
         with pytest.raises(ValueError, match=says):
             Settings(**wrong)
     for tokens, target, n, says in ((some(), A, 5, "is an input and the target"), ({}, V, 5, "no input"),

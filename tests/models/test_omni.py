@@ -298,6 +298,9 @@ def test_tokens_that_join_see_what_was_read_before(changes: dict[str, Any], some
     close(before, model.logits({"tok_xp_bp": tokens["tok_xp_bp"]}, ["tok_z"], hidden)["tok_z"])
     for at in order[:, :10].split((first, second), 1):
         grown = model.extend(grown, "tok_image", tokens["tok_image"].gather(1, at), at)
+    for wrong, error in (("catalog", ValueError), ("tok_foo", KeyError)):
+        with pytest.raises(error, match=f"'{wrong}' is no grid"):
+            model.extend(grown, wrong, tokens["tok_image"][:, :1], order[:, :1])
     with pytest.raises(ValueError, match="no room for 1 tokens of 'tok_image'"):
         model.extend(grown, "tok_image", tokens["tok_image"][:, :1], order[:, :1])
 
