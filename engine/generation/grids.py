@@ -25,7 +25,7 @@ class Round:
     """What is known of the target after a round: ids (R, n), int64, of which bool (R, n) are known.
 
     logits: after the first round (B, n, V), float32, what the inputs alone say of every token, without guidance or truncation.
-    share: of the target's rounds, this one included.
+    share: of the rounds of all rows, this one included.
     """
 
     ids: Tensor
@@ -43,8 +43,9 @@ def generate(model: Omni, tokens: Tokens, hidden: Tokens, target: str, settings:
     rounding of the logits that falls between two ids). reaches: how many ids there are for each of the n tokens; None:
     all of the vocabulary.
 
-    The inputs are read once, and the first round is computed once for all samples of an object. What `Settings.cache` does is
-    told in `generation.reading`. The decoder is asked for those tokens alone that are to be drawn, by maskgit for all that are
+    The inputs are read once (of more than `ROWS` objects twice, so that not all need be kept), and the first round is computed
+    once for all samples of an object; then `ROWS` rows at a time go through all rounds. What `Settings.cache` does is told in
+    `generation.reading`. The decoder is asked for those tokens alone that are to be drawn, by maskgit for all that are
     open: as in training, for none that is known.
 
     Guidance needs logits without the inputs: registers and the target's known tokens remain. It costs a second pass, over few
