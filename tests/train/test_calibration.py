@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from engine import checkpoints
 from engine.checkpoints import save_aion
 from engine.cli import app
-from engine.generation import grids
+from engine.generation import reading
 from engine.model_files import codec_checksum
 from engine.models.calibration import FLAT, calibrated, entropy
 from engine.models.omni import Omni
@@ -116,7 +116,7 @@ def test_a_model_is_calibrated_in_its_folder(place: Path) -> None:
     knots = after.config.calibration["tok_z"]
     assert replace(after.config, calibration={}) == before.config and len(knots) == len(calibration.ENTROPIES)
     tokens = {"tok_flux_g": torch.tensor([[3], [5]])}
-    (old, new), (fluxes, others) = ([grids.predict(model, tokens, {}, [key])[key] for model in (before, after)]
+    (old, new), (fluxes, others) = ([reading.predict(model, tokens, {}, [key])[key] for model in (before, after)]
                                     for key in ("tok_z", "tok_spectrum_desi"))
     torch.testing.assert_close(new, calibrated(old, knots))
     assert torch.equal(fluxes, others)
