@@ -46,16 +46,17 @@ class Frame:
 
 
 def frames(bundle: OmniBundle, thing: SkyObject, source: Source, seed: int) -> Iterator[Frame]:
-    """All that a source has to tell of an object: target by target, previews at most three times a second. Closing stops.
+    """All that a source has to tell of an object: target by target; the first preview of each at once, further ones at most
+    three times a second. Closing stops.
 
     Raises what `engine.generation.generate` raises.
     """
     from engine import generation
 
     weight = {key: bundle.model.outputs[key].tokens * SAMPLES[bundle.model.outputs[key].kind] for key in source.targets}
-    done, total, shown = 0, sum(weight.values()), 0.0
+    done, total = 0, sum(weight.values())
     for target in source.targets:
-        shows = Shows(bundle, thing, source, target)
+        shows, shown = Shows(bundle, thing, source, target), 0.0
         title = target_title(target)
         yield Frame(done / total, title, *shows.beginning())
         steps = generation.generate(bundle, thing, target, inputs=source.inputs, seed=seed, samples=shows.samples)
