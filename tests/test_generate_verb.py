@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,9 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from typer.testing import CliRunner
 
-from engine import checkpoints, demo_sky, generation, io, jobs
+from engine import checkpoints, cli, demo_sky, generation, io, jobs
 from engine.cli import app
-from engine.generation import exports
+from engine.generation import Settings, exports
 from engine.objects import SkyObject
 from engine.store import Store
 
@@ -179,6 +181,9 @@ def test_the_verb_explains_itself() -> None:
     done = omnisky("--help")
     assert done.exit_code == 0 and "Example: omnisky generate " in done.stdout
     assert all(option in done.stdout for option in ("--json", "--verbose", "--top-k", "--guidance", "--inputs", "--scheme"))
+    offered = inspect.signature(cli.generate).parameters
+    for name, value in asdict(Settings()).items():
+        assert offered[name].default == value, f"{name} is by default what it is in Python"
 
 
 def test_names_of_targets_and_files() -> None:

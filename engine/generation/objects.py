@@ -36,9 +36,9 @@ SURVEYS = {"legacy": "tok_image", "hsc": "tok_image_hsc"}
 
 
 def generate(bundle: OmniBundle, objects: SkyObject | Sequence[SkyObject], target: str | Sequence[str], *,
-             inputs: Sequence[str] | None = None, scheme: Scheme = "roar", steps: int = 16, temperature: float = 1.0,
-             top_k: int | None = None, top_p: float | None = None, guidance: float = 1.0, cache: bool = True, seed: int = 0,
-             samples: int = 1) -> Iterator[Step]:
+             inputs: Sequence[str] | None = None, scheme: Scheme = "roar", steps: int = Settings.steps,
+             temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, guidance: float = 1.0,
+             cache: bool = True, seed: int = 0, samples: int = 1) -> Iterator[Step]:
     """Draw a target, or a chain of them, each joining the inputs of the next; every round is a `Step`, closing it stops.
 
     inputs: token keys; None: `bundle.measured` without the targets. For scheme to cache see `generation.draws.Settings` (a
