@@ -162,10 +162,12 @@ def zero_point(headers: list[fits.Header], survey: str | None) -> tuple[float, s
     return None
 
 
-def calibration(headers: list[fits.Header], survey: str | None, band: str | None, whole: bool = False) -> Calibration:
+def calibration(headers: list[fits.Header], survey: str | None, band: str | None, whole: bool = False,
+                scaled: bool = False) -> Calibration:
     """The unit of an image's pixels: BUNIT, a zero point in the header, else the survey's own, "assumed"; None if unknown.
 
     whole: the pixels are whole numbers, as a detector counts them; what a survey's coadds hold is not assumed of them.
+    scaled: every band was divided by its own mean; nor of these.
     """
     row = SURVEYS.get(survey or "")
     known = row.bands.get(band or "") if row is not None else None
@@ -189,6 +191,8 @@ def calibration(headers: list[fits.Header], survey: str | None, band: str | None
         return Calibration(None, False, "unit unknown: FLUXMAG0 = 0, the exposure was not calibrated")
     if whole and row is not None and row.unit not in (None, u.ct, u.adu, u.DN):
         return Calibration(None, False, f"unit unknown: whole numbers are not the {row.unit} of {row.title}, and no BUNIT")
+    if scaled:
+        return Calibration(None, False, "unit unknown: every band has the mean 1, so each was divided by its own, and no BUNIT")
     if row is not None and row.unit is not None:
         why = f"no BUNIT{f' that is understood ({said!r})' if said else ''} in the header"
         usable = row.unit.is_equivalent(u.nmgy) or row.unit.is_equivalent(u.Jy) or row.unit.is_equivalent(u.Jy / u.sr) or (

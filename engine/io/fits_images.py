@@ -161,10 +161,11 @@ def _planes_of_hdu(file: _File, hdu: Any, beside: list[Any], roles: dict[int, st
         raise ReadError(file.path, f"holds pixels of type {pixels.dtype}, which is no measurement")
     wcs, wcs_note = wcs_of(header)
     bands = _bands(file, hdu, len(pixels))
+    scaled = _scaled_to_one(pixels)
     planes = []
     for index, (band, values) in enumerate(zip(bands, pixels, strict=True)):
         values, asinh_note = _linear(values, file.headers(hdu))
-        cal = calibration(file.headers(hdu), file.survey, band, values.dtype.kind in "iu")
+        cal = calibration(file.headers(hdu), file.survey, band, values.dtype.kind in "iu", scaled)
         notes = [f"{file.path.name} HDU {file.hdus.index_of(hdu) if name_of(hdu) else _index(file.hdus, hdu)}",
                  f"survey {file.survey or 'unknown'} {file.how}", cal.note, *asinh_note]
         if wcs is None:
@@ -182,6 +183,11 @@ def _planes_of_hdu(file: _File, hdu: Any, beside: list[Any], roles: dict[int, st
 
 def _index(hdus: fits.HDUList, hdu: Any) -> int:
     return next(i for i, h in enumerate(hdus) if h is hdu)
+
+
+def _scaled_to_one(pixels: NDArray[Any]) -> bool:
+    """Whether someone divided every one of some bands (bands, y, x) by its own mean: what is left has no unit and no colour."""
+    return len(pixels) > 1 and bool(np.allclose(pixels.mean((1, 2), dtype=np.float64), 1.0, rtol=0, atol=1e-5))
 
 
 def _linear(values: NDArray[Any], headers: list[fits.Header]) -> tuple[NDArray[Any], list[str]]:

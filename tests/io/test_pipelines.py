@@ -230,6 +230,15 @@ def test_numbers_that_look_like_a_zero_point_or_a_survey(tmp_path: Path) -> None
     raw.writeto(tmp_path / "raw.fits")  # counts of a detector, no coadd
     (found,) = read(tmp_path / "raw.fits")
     assert found.images[0].unit is None and not found.images[0].calibrated
+    cube = np.random.default_rng(0).exponential(size=(5, 20, 20))
+    cube[:4] /= cube[:4].mean((1, 2), keepdims=True)
+    fits.PrimaryHDU(cube, fits.Header(SKY)).writeto(tmp_path / "hsc_cube.fits")
+    (found,) = read(tmp_path / "hsc_cube.fits")  # one band still has its own flux
+    assert found.images[0].calibrated
+    cube[4] /= cube[4].mean()
+    fits.PrimaryHDU(cube, fits.Header(SKY)).writeto(tmp_path / "hsc_divided.fits")
+    (found,) = read(tmp_path / "hsc_divided.fits")
+    assert found.images[0].unit is None and not found.images[0].calibrated
 
 
 def test_muse_and_older_rubin_planes(tmp_path: Path) -> None:
