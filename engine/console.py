@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -113,10 +114,12 @@ def table(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str]) -> str:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turn an error that the user can mend into one sentence on stderr and exit code 1 (with -v, the traceback too), and
-    Ctrl-C into exit code 130."""
+    """Turn an error that the user can mend into one sentence on stderr and exit code 1 (with -v, the traceback too), a warning
+    into one without the line of ours that gave it, and Ctrl-C into exit code 130."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: typer.echo(f"Warning: {message}", err=True)
+            yield
     except (ValueError, KeyError, OSError) as error:
         logging.getLogger("omnisky").info("the error in full", exc_info=True)
         text = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -171,6 +171,11 @@ class Spectrum:
             object.__setattr__(self, name, value)
 
 
+def unit_of(thing: Image | Spectrum) -> str:
+    """What an error says of its unit: "in ct, not calibrated", "of unknown unit"."""
+    return ("of unknown unit" if thing.unit is None else f"in {thing.unit}") + ("" if thing.calibrated else ", not calibrated")
+
+
 @dataclass(frozen=True)
 class LightCurve:
     """Fluxes of one band over time, in order of time. time: (n,) astropy Time; flux, error: (n,) in `unit`."""

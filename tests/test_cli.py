@@ -8,6 +8,7 @@ import logging
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 import engine
 from engine import demo_sky
 from engine.cli import app
-from engine.console import follow, sparkline
+from engine.console import follow, one_sentence, sparkline
 from engine.steps import Step
 from engine.store import Store
 
@@ -74,6 +75,13 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...], tmp_path: Path) 
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir()), "wrong usage leaves nothing behind"
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    before = warnings.showwarning
+    with one_sentence():
+        warnings.warn("band i is left out", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "Warning: band i is left out\n" and warnings.showwarning is before
 
 
 def test_a_folder_that_is_no_sky_is_one_sentence_and_exit_code_1(tmp_path: Path) -> None:

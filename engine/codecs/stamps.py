@@ -67,6 +67,7 @@ def stamp_of(obj: SkyObject, field: Field, resample: bool) -> tuple[Array, tuple
     """Pixels (C, ny, nx) float32 in the survey's values with 0 where bad, the codec's names of their bands, and whether they
     were brought to another scale. Raises as `ImageCodec.encode` says."""
     from engine import adapt_inputs
+    from engine.objects import unit_of
 
     image = obj.image(field.survey)
     if image is None and resample and obj.images:
@@ -89,8 +90,8 @@ def stamp_of(obj: SkyObject, field: Field, resample: bool) -> tuple[Array, tuple
     names = tuple(PREFIX[field.survey] + field.bands[c].upper() for c in channels)
     factor = adapt_inputs.to_field_unit(image, [image.bands[p] for p in planes], field) if planes else None
     if factor is None:
-        raise ValueError(f"the image of object {obj.id} ({image.survey}, {', '.join(image.bands)}) has the unit "
-                         f"{image.unit or 'unknown'}, calibrated {image.calibrated}: it cannot be turned into nmgy")
+        raise ValueError(f"the image of object {obj.id} ({image.survey}, {', '.join(image.bands)}) is {unit_of(image)}: "
+                         "it cannot be turned into nmgy")
     pixels = np.asarray(image.pixels[planes], np.float32)
     bad = ~np.isfinite(pixels) if image.mask is None else ~np.isfinite(pixels) | image.mask[planes]
     if bad.all():

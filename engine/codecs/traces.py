@@ -52,11 +52,12 @@ def spectrum_of(obj: SkyObject, survey: str | None) -> Spectrum:
 def arrays(spectrum: Spectrum, name: str) -> tuple[Array, Array, Array]:
     """Flux and ivar (n,) in 1e-17 erg/s/cm2/A, float32, and mask. Raises ValueError as `SpectrumCodec.encode` says."""
     from engine import adapt_inputs
+    from engine.objects import unit_of
 
     factor = adapt_inputs.spectrum_factor(spectrum)
     if factor is None:
-        raise ValueError(f"the spectrum of object {name} ({spectrum.survey}) has the unit {spectrum.unit or 'unknown'}, "
-                         f"calibrated {spectrum.calibrated}; it must be a flux density, as 1e-17 erg / (s cm2 Angstrom)")
+        raise ValueError(f"the spectrum of object {name} ({spectrum.survey}) is {unit_of(spectrum)}: "
+                         "it must be a flux density, as 1e-17 erg / (s cm2 Angstrom)")
     flux = np.asarray(spectrum.flux, np.float64)
     bad = ~np.isfinite(flux) if spectrum.mask is None else ~np.isfinite(flux) | spectrum.mask
     if bad.all():

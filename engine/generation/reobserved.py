@@ -169,12 +169,13 @@ def _factor(image: Image, band: str) -> float:
     """nmgy of one unit. Raises ValueError if that is not known."""
     from engine import adapt_inputs
     from engine.io.surveys import find_survey
+    from engine.objects import unit_of
 
     survey = find_survey(image.survey) if image.survey else None
     found = adapt_inputs.unit_factor(None if survey is None else survey.key, band, image) if image.calibrated else None
     if found is None:
-        raise ValueError(f"the {image.survey} image has the unit {image.unit or 'unknown'} in band {band}, calibrated "
-                         f"{image.calibrated}: it is no flux that another could be compared with")
+        raise ValueError(f"the {image.survey} image's band {band} is {unit_of(image)}: "
+                         "it is no flux that another could be compared with")
     return found
 
 
@@ -321,11 +322,12 @@ def _planes_image(home: Image, bands: tuple[str, ...], unit: Array, planes: Plan
 def _flux(spectrum: Spectrum) -> tuple[Array, Array, Array]:
     """Flux, variance (1 without), good: (n,) in 1e-17 erg/s/cm2/A. Raises ValueError if it is no flux density."""
     from engine import adapt_inputs
+    from engine.objects import unit_of
 
     factor = adapt_inputs.spectrum_factor(spectrum)
     if factor is None:
-        raise ValueError(f"the {spectrum.survey} spectrum has the unit {spectrum.unit or 'unknown'}, calibrated "
-                         f"{spectrum.calibrated}: it is no flux density that another could be compared with")
+        raise ValueError(f"the {spectrum.survey} spectrum is {unit_of(spectrum)}: "
+                         "it is no flux density that another could be compared with")
     flux = np.asarray(spectrum.flux, np.float64) * factor
     good = np.isfinite(flux) if spectrum.mask is None else np.isfinite(flux) & ~spectrum.mask
     variance = np.ones_like(flux)
