@@ -290,8 +290,9 @@ def generate(
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     with one_sentence():
-        follow(jobs.generate(sky, keys, out, object, model, _keys(inputs), scheme=scheme, steps=steps, temperature=temperature,
-                             top_k=top_k, top_p=top_p, guidance=guidance, cache=cache, seed=seed, samples=samples), json)
+        follow(jobs.generate(sky, keys, out, object, model, inputs=_keys(inputs), scheme=scheme, steps=steps,
+                             temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance, cache=cache, seed=seed,
+                             samples=samples), json)
 
 
 @app.command(epilog="Example: omnisky export my.sky --hats my-catalogue")

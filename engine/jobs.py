@@ -256,12 +256,13 @@ def add_vectors(spaces: dict[str, Embeddings], vectors: Mapping[str, NDArray[np.
 
 
 def generate(sky: str | Path, targets: Sequence[str], out: str | Path, object: str | None = None,
-             model: str | Path | None = None, inputs: Sequence[str] | None = None, **settings: Any) -> Iterator[Step]:
-    """What a model makes of an object, or of all of them, as FITS: see `engine.generation.exports`, which takes the settings.
+             model: str | Path | None = None, **options: Any) -> Iterator[Step]:
+    """What a model makes of an object, or of all of them, as FITS: see `engine.generation.exports`.
 
-    model: as in `embed`; ValueError for one that generates nothing. Raises KeyError if there is no such object or target.
+    model: as in `embed`; ValueError for one that generates nothing. options: as `engine.generation.asked` takes them. Raises
+    what it raises, and KeyError if there is no such object.
     """
-    from engine import checkpoints
+    from engine import checkpoints, generation
     from engine.generation import exports
     from engine.sky import Sky
 
@@ -273,10 +274,11 @@ def generate(sky: str | Path, targets: Sequence[str], out: str | Path, object: s
     bundle = checkpoints.load(folder)
     if not isinstance(bundle, checkpoints.OmniBundle):
         raise ValueError(f"{folder} generates nothing; give the folder of a model of AION-1's kind with --model")
+    request = generation.asked(bundle, targets, **options)
     if found is not None and found.id is not None:
-        yield from exports.export(bundle, opened[found.id], targets, Path(out), inputs=inputs, **settings)
+        yield from exports.export(request, opened[found.id], Path(out))
     else:
-        yield from exports.export_all(bundle, opened.store, targets, Path(out), inputs=inputs, **settings)
+        yield from exports.export_all(request, opened.store, Path(out))
 
 
 def index(sky: str | Path) -> Iterator[Step]:

@@ -119,7 +119,7 @@ def test_a_whole_sky_goes_on_where_it_stopped(model: Path, sky: Path, tmp_path: 
         return jobs.generate(sky, ["tok_z"], out, model=model, inputs=["tok_flux_g"], **(settings | more))
 
     steps = run()
-    next(steps)
+    next(step for step in steps if step.note == "generated for 1 of 4 objects")
     steps.close()  # type: ignore[attr-defined]
     assert len(list(out.glob("*.fits"))) == 1 and not list(out.glob("*.tmp"))
     first = next(out.glob("*.fits"))
@@ -136,13 +136,38 @@ def test_a_whole_sky_goes_on_where_it_stopped(model: Path, sky: Path, tmp_path: 
     assert len(first.read_bytes()) == len(content)
     with pytest.raises(ValueError, match=r"with other settings \(SEED\); choose another folder"):
         list(run(seed=4))
+    about = json.loads((out / "generated.json").read_text())
+    (out / "generated.json").write_text(json.dumps(about | {"CONFIG": "as it was calibrated before"}))
+    with pytest.raises(ValueError, match=r"with other settings \(CONFIG\)"):
+        list(run())
     alone = tmp_path / "alone.fits"
-    list(jobs.generate(sky, ["tok_z"], alone, "demo-000000", model, ["tok_flux_g"], **settings))
+    list(jobs.generate(sky, ["tok_z"], alone, "demo-000000", model, inputs=["tok_flux_g"], **settings))
     np.testing.assert_array_equal(fits.getdata(alone, "REDSHIFT_SAMPLES")["value"],
                                   fits.getdata(out / "demo-000000.fits", "REDSHIFT_SAMPLES")["value"])
     content = alone.read_bytes()
-    list(jobs.generate(sky, ["tok_z"], alone, "demo-000000", model, ["tok_flux_g"], **settings))
+    list(jobs.generate(sky, ["tok_z"], alone, "demo-000000", model, inputs=["tok_flux_g"], **settings))
     assert alone.read_bytes() == content and "20" not in fits.getheader(alone, 1).comments["CHECKSUM"], "no time is told"
+
+
+def test_a_wrong_call_leaves_no_folder(model: Path, sky: Path, tmp_path: Path) -> None:
+    for wrong, error in (({"inputs": ["tok_z"]}, ValueError), ({"samples": 0}, ValueError), ({"bogus": 1}, TypeError),
+                         ({"inputs": ["tok_mass"]}, KeyError), ({"steps": 0}, ValueError)):
+        with pytest.raises(error):
+            list(jobs.generate(sky, ["tok_z"], tmp_path / "all", model=model, **wrong))
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_sky_is_read_once(model: Path, sky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    once = checkpoints.OmniBundle.tokenize
+
+    def counted(self: checkpoints.OmniBundle, things: list[SkyObject], keys: Any) -> Any:
+        read.extend(thing.id for thing in things)
+        return once(self, things, keys)
+
+    monkeypatch.setattr(checkpoints.OmniBundle, "tokenize", counted)
+    steps = list(jobs.generate(sky, ["tok_z"], tmp_path / "all", model=model, inputs=["tok_flux_g"], samples=8))
+    assert sorted(read) == sorted(map(str, Store(sky).ids)) and all(step.preview is None for step in steps[:-1])
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +207,8 @@ def test_the_verb_explains_itself() -> None:
     assert done.exit_code == 0 and "Example: omnisky generate " in done.stdout
     assert all(option in done.stdout for option in ("--json", "--verbose", "--top-k", "--guidance", "--inputs", "--scheme"))
     offered = inspect.signature(cli.generate).parameters
-    for name, value in asdict(Settings()).items():
+    taken = inspect.signature(generation.asked).parameters
+    for name, value in (asdict(Settings()) | {name: taken[name].default for name in ("seed", "samples")}).items():
         assert offered[name].default == value, f"{name} is by default what it is in Python"
 
 

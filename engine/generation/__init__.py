@@ -2,10 +2,10 @@
 
 from engine.generation.decoded import Distribution
 from engine.generation.draws import Settings
-from engine.generation.objects import generate, sharpen, translate
+from engine.generation.objects import Request, asked, generate, sharpen, translate
 from engine.generation.reobserved import Reobserved, reobserve
 from engine.generation.results import Generated, Part, generated
 from engine.generation.surprises import Surprise, surprise
 
-__all__ = ["Distribution", "Generated", "Part", "Reobserved", "Settings", "Surprise", "generate", "generated", "reobserve",
-           "sharpen", "surprise", "translate"]
+__all__ = ["Distribution", "Generated", "Part", "Reobserved", "Request", "Settings", "Surprise", "asked", "generate",
+           "generated", "reobserve", "sharpen", "surprise", "translate"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.files import read_json, replace_bytes, write_json
-from engine.generation.draws import Settings
 from engine.modalities import MODALITIES
+from engine.model_files import checksum
 from engine.steps import Step
 
 if TYPE_CHECKING:
     from astropy.io import fits
 
-    from engine.checkpoints import OmniBundle
+    from engine.generation.objects import Request
     from engine.generation.results import Generated, Part
     from engine.objects import Image, SkyObject, Spectrum
     from engine.store import Store
@@ -36,7 +36,6 @@ NAMES = {"legacy_image": "tok_image", "hsc_image": "tok_image_hsc", "desi_spectr
 PLAIN = {key: name for name, key in NAMES.items()}
 SURVEY_WORDS = {"legacy": "LegacySurvey", "hsc": "HSC"}  # as `engine.io` knows them in a header
 MANIFEST = "generated.json"
-AT_ONCE = 16  # samples that are generated together in a batch over a sky
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 
 
@@ -78,13 +77,15 @@ def hdus(made: Generated, of: SkyObject, about: dict[str, Any]) -> fits.HDUList:
     return fits.HDUList(found)
 
 
-def provenance(bundle: OmniBundle, inputs: Sequence[str] | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """Header keys of a call of `generate`."""
-    given = {"MODEL": bundle.folder.name, "CHECKSM": bundle.checksum, "ASKED": ["all"] if inputs is None else list(inputs)}
+def provenance(request: Request) -> dict[str, Any]:
+    """Header keys of what was asked."""
+    bundle, named, how = request.bundle, request.named, asdict(request.settings)
     words = {"scheme": "SCHEME", "steps": "STEPS", "temperature": "TEMPERAT", "top_k": "TOP_K", "top_p": "TOP_P",
-             "guidance": "GUIDANCE", "cache": "CACHE", "seed": "SEED", "samples": "NSAMPLES"}
-    whole = asdict(Settings()) | {"seed": 0, "samples": 1} | settings
-    return given | {words[name]: value for name, value in whole.items() if value is not None}
+             "guidance": "GUIDANCE", "cache": "CACHE"}
+    return {"MODEL": bundle.folder.name, "CHECKSM": bundle.checksum, "CONFIG": checksum(bundle.folder / "config.json"),
+            "ASKED": ["all"] if named is None else list(named),
+            **{words[name]: value for name, value in how.items() if value is not None},
+            "SEED": request.seed, "NSAMPLES": request.samples}
 
 
 def _mark(header: fits.Header, origin: str) -> None:
@@ -240,27 +241,26 @@ def save(path: Path, file: fits.HDUList) -> None:
 # ------------------------------------------------------------------------------------------------------------- exports
 
 
-def export(bundle: OmniBundle, thing: SkyObject, targets: Sequence[str], out: Path, *, inputs: Sequence[str] | None = None,
-           **settings: Any) -> Iterator[Step]:
-    """One object's targets into a FITS file. settings: those of `generate`. The last preview sums up.
+def export(request: Request, thing: SkyObject, out: Path) -> Iterator[Step]:
+    """One object's targets into a FITS file. The last preview sums up.
 
     Raises what `generate` raises; ValueError if `out` is there and no such export.
     """
-    from engine.generation.objects import generate
+    from engine.generation.objects import run
 
     if out.is_dir():
         raise ValueError(f"{out} is a folder; one object goes into a file, such as {out / 'x.fits'}")
     if out.exists() and not is_export(out):
         raise ValueError(f"{out} is there and was not generated; choose another name")
-    for step in generate(bundle, thing, list(targets), inputs=inputs, **settings):
+    for step in run(request, [thing]):
         yield Step(0.98 * step.fraction, step.note)
     made: Generated = step.preview[0]
     out.parent.mkdir(parents=True, exist_ok=True)
-    save(out, hdus(made, thing, provenance(bundle, inputs, settings)))
+    save(out, hdus(made, thing, provenance(request)))
     numbers = {plain_name(key): {"mean": d.mean, "std": d.std} | {f"q{q:g}": d.quantile(q) for q in QUANTILES}
                for key, part in made.parts.items() if (d := part.distribution) is not None}
     about = {"file": str(out), "object": made.id}
-    yield Step(1.0, f"{made.id}: {', '.join(map(plain_name, targets))} in {out}", about | numbers)
+    yield Step(1.0, f"{made.id}: {', '.join(map(plain_name, request.chain))} in {out}", about | numbers)
 
 
 def is_export(path: Path) -> bool:
@@ -273,8 +273,7 @@ def is_export(path: Path) -> bool:
         return False
 
 
-def export_all(bundle: OmniBundle, store: Store, targets: Sequence[str], folder: Path, *,
-               inputs: Sequence[str] | None = None, **settings: Any) -> Iterator[Step]:
+def export_all(request: Request, store: Store, folder: Path) -> Iterator[Step]:
     """Every object of a sky that has an input, a file each in a folder; what is there already is not made again.
 
     The last preview counts: files, new, and without (objects that have none of the inputs). Raises ValueError if the folder
@@ -282,7 +281,7 @@ def export_all(bundle: OmniBundle, store: Store, targets: Sequence[str], folder:
     """
     from engine.files import only_writer
 
-    about = {"targets": list(targets), **provenance(bundle, inputs, settings)}
+    about = {"targets": list(request.chain), **provenance(request)}
     if folder.is_file():
         raise ValueError(f"{folder} is a file; a whole sky goes into a folder (or name one object with --object)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -296,44 +295,32 @@ def export_all(bundle: OmniBundle, store: Store, targets: Sequence[str], folder:
             raise ValueError(f"{folder} holds FITS files of something else; choose an empty folder")
         else:
             write_json(folder / MANIFEST, about)
-        yield from _missing(bundle, store, targets, folder, inputs, settings)
+        yield from _missing(request, store, folder)
 
 
-def _missing(bundle: OmniBundle, store: Store, targets: Sequence[str], folder: Path, inputs: Sequence[str] | None,
-             settings: dict[str, Any]) -> Iterator[Step]:
+def _missing(request: Request, store: Store, folder: Path) -> Iterator[Step]:
+    from engine.generation.objects import batch, with_inputs
+
     rows = [row for row, id in enumerate(store.ids) if not (folder / file_name(str(id))).is_file()]
     total, before, new, without = len(store), len(store) - len(rows), 0, 0
-    size = max(1, AT_ONCE // int(settings.get("samples", 1)))
-    for start in range(0, len(rows), size):
-        things = [store.read(row) for row in rows[start : start + size]]
-        for thing, made in _together(bundle, things, targets, inputs, settings):
-            if made is None:
-                without += 1
-            else:
-                save(folder / file_name(thing.id), hdus(made, thing, provenance(bundle, inputs, settings)))
+    about = provenance(request)
+    for start in range(0, len(rows), request.at_once):
+        things = [store.read(row) for row in rows[start : start + request.at_once]]
+        tokens, hidden = request.bundle.tokenize(things, request.inputs)
+        able = np.flatnonzero(with_inputs(things, hidden)).tolist()
+        without += len(things) - len(able)
+        if able:
+            some = [things[i] for i in able]
+            tokens, hidden = ({key: value[able] for key, value in each.items()} for each in (tokens, hidden))
+            made = yield from batch(request, some, tokens, hidden, before + new + without, total)
+            for thing, one in zip(some, made, strict=True):
+                save(folder / file_name(thing.id), hdus(one, thing, about))
                 new += 1
-            done = before + new + without
-            yield Step(done / total * 0.999, f"generated for {done:,} of {total:,} objects")
+                done = before + new + without
+                yield Step(done / total * 0.999, f"generated for {done:,} of {total:,} objects")
     lost = f"; {without:,} have none of the inputs" if without else ""
     yield Step(1.0, f"{before + new:,} files in {folder}, {new:,} of them new{lost}",
                {"files": before + new, "new": new, "without": without})
-
-
-def _together(bundle: OmniBundle, things: Sequence[SkyObject], targets: Sequence[str], inputs: Sequence[str] | None,
-              settings: dict[str, Any]) -> Iterator[tuple[SkyObject, Generated | None]]:
-    """Objects with what was made of them; None of one that has no input, which would stop the others."""
-    from engine.generation.objects import check_inputs, generate
-
-    keys = check_inputs(bundle, inputs, tuple(targets))
-    _, hidden = bundle.tokenize(list(things), keys)
-    able = [any(not bool(mask[row].all()) for mask in hidden.values()) for row in range(len(things))]
-    some = [thing for thing, has in zip(things, able, strict=True) if has]
-    made: list[Generated] = []
-    if some:
-        *_, last = generate(bundle, some, list(targets), inputs=inputs, **settings)
-        made = last.preview
-    found = iter(made)
-    yield from ((thing, next(found) if has else None) for thing, has in zip(things, able, strict=True))
 
 
 def file_name(id: str) -> str:

@@ -5,12 +5,12 @@ What comes out carries that it was generated, from what, and how (`engine.genera
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from engine.checkpoints.omni import BATCH
 from engine.codecs import CatalogCodec, Codec
 from engine.generation import grids, sequences
 from engine.generation.decoded import reaches
-from engine.generation.draws import Scheme, Settings, generator, whole
+from engine.generation.draws import Settings, generator, whole
 from engine.generation.results import MARK, Generated, Part, Scribe, sample_objects
 from engine.modalities import Modality
 from engine.models.tokens import is_sequence
@@ -35,15 +35,12 @@ SURVEYS = {"legacy": "tok_image", "hsc": "tok_image_hsc"}
 # ------------------------------------------------------------------------------------------------------------ the call
 
 
-def generate(bundle: OmniBundle, objects: SkyObject | Sequence[SkyObject], target: str | Sequence[str], *,
-             inputs: Sequence[str] | None = None, scheme: Scheme = "roar", steps: int = Settings.steps,
-             temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, guidance: float = 1.0,
-             cache: bool = True, seed: int = 0, samples: int = 1) -> Iterator[Step]:
+def generate(bundle: OmniBundle, objects: SkyObject | Sequence[SkyObject], target: str | Sequence[str], **options: Any
+             ) -> Iterator[Step]:
     """Draw a target, or a chain of them, each joining the inputs of the next; every round is a `Step`, closing it stops.
 
-    inputs: token keys; None: `bundle.measured` without the targets. For scheme to cache see `generation.draws.Settings` (a
-    catalogue is always drawn in its own order). A sample depends on its seed, its number, its target and its object, id
-    included, so that samples of different objects are independent; never on the batch it shares.
+    options: as `asked` takes them. A sample depends on its seed, its number, its target and its object, id included, so that
+    samples of different objects are independent; never on the batch it shares.
 
     The preview of the last step is a list of `Generated`, one an object; before that, at most three times a second, it is what
     is known of the first sample of an object at work: known tokens as drawn, others as expected (None where nothing is new).
@@ -51,22 +48,34 @@ def generate(bundle: OmniBundle, objects: SkyObject | Sequence[SkyObject], targe
     Distributions and typical ones are the model's own, whatever the settings. Of a later target of a chain they are the mean
     over the samples of those before it; with few samples that mean is coarse.
 
-    Raises KeyError for a target or input that the model or its folder of codecs does not have; ValueError for a target among
-    the inputs, one twice, no objects, and settings that cannot be; and, at an object's turn, if it has none of the inputs.
+    Raises what `asked` raises; ValueError for no objects, and, at an object's turn, if it has none of the inputs.
     """
     from engine.objects import SkyObject
 
-    settings = Settings(scheme, steps, temperature, top_k, top_p, guidance, cache)
     some = [objects] if isinstance(objects, SkyObject) else list(objects)
-    chain = (target,) if isinstance(target, str) else tuple(target)
     if not some:
         raise ValueError("there are no objects to generate for")
+    return run(asked(bundle, target, **options), some)
+
+
+def asked(bundle: OmniBundle, target: str | Sequence[str], *, inputs: Sequence[str] | None = None, seed: int = 0,
+          samples: int = 1, **settings: Any) -> Request:
+    """What is to be made, checked before anything is.
+
+    inputs: token keys; None: `bundle.measured` without the targets. settings: scheme, steps, temperature, top_k, top_p,
+    guidance and cache of `generation.draws.Settings` (a catalogue is always drawn in its own order).
+
+    Raises KeyError for a target or input that the model or its folder of codecs does not have; ValueError for a target among
+    the inputs, one twice, and settings that cannot be.
+    """
+    chain = (target,) if isinstance(target, str) else tuple(target)
     if not whole(samples) or samples < 1:
         raise ValueError(f"samples is {samples!r}; it must be a whole number from 1")
     if not whole(seed):
         raise ValueError(f"seed is {seed!r}; it must be a whole number")
-    chain = check_chain(bundle, chain, settings)
-    return _run(_Request(bundle, chain, check_inputs(bundle, inputs, chain), settings, seed, samples), some)
+    how = Settings(**settings)
+    return Request(bundle, check_chain(bundle, chain, how), check_inputs(bundle, inputs, chain),
+                   None if inputs is None else tuple(inputs), how, seed, samples)
 
 
 def translate(bundle: OmniBundle, objects: SkyObject | Sequence[SkyObject], to: str, **options: Any) -> Iterator[Step]:
@@ -117,15 +126,21 @@ def check_inputs(bundle: OmniBundle, inputs: Sequence[str] | None, chain: tuple[
 
 
 @dataclass(frozen=True)
-class _Request:
-    """The arguments of `generate`, checked."""
+class Request:
+    """What `asked` found right. inputs: the token keys that are read; named: those that were asked for, None for all."""
 
     bundle: OmniBundle
     chain: tuple[str, ...]
     inputs: tuple[str, ...]
+    named: tuple[str, ...] | None
     settings: Settings
     seed: int
     samples: int
+
+    @property
+    def at_once(self) -> int:
+        """How many objects share a batch."""
+        return max(1, BATCH // self.samples)
 
     def rounds(self, objects: Sequence[SkyObject], target: str, tokens: dict[str, Tensor], hidden: dict[str, Tensor]
                ) -> Iterator[grids.Round]:
@@ -150,26 +165,43 @@ class _Request:
                 f"{how}, seed {self.seed}")
 
 
-def _run(request: _Request, objects: list[SkyObject]) -> Iterator[Step]:
+class _Previews:
+    """When one is due: at most so many a second over all batches, whatever one takes."""
+
+    shown = -math.inf
+
+    def due(self) -> bool:
+        return time.monotonic() - self.shown >= PREVIEW_EVERY
+
+
+def run(request: Request, objects: list[SkyObject]) -> Iterator[Step]:
+    """As `generate`."""
     found: list[Generated] = []
-    size = max(1, BATCH // request.samples)
-    for start in range(0, len(objects), size):
-        found += yield from _batch(request, objects[start : start + size], start, len(objects))
+    previews = _Previews()
+    for start in range(0, len(objects), request.at_once):
+        some = objects[start : start + request.at_once]
+        tokens, hidden = request.bundle.tokenize(some, request.inputs)
+        for o, has in zip(some, with_inputs(some, hidden), strict=True):
+            if not has:
+                raise ValueError(f"object {o.id} has none of the inputs that {request.bundle.folder.name} would make "
+                                 f"{request.chain[0]} from: {', '.join(request.inputs) or 'no input is left'}")
+        found += yield from batch(request, some, tokens, hidden, start, len(objects), previews)
     many = "" if len(found) == 1 else "s"
     yield Step(1.0, f"{', '.join(request.chain)} of {len(found)} object{many}, samples of each: {request.samples}", found)
 
 
-def _batch(request: _Request, objects: list[SkyObject], before: int, total: int) -> Generator[Step, None, list[Generated]]:
-    """Some objects through the whole chain. before, total: objects done, and of the call."""
-    tokens, hidden = request.bundle.tokenize(objects, request.inputs)
+def with_inputs(objects: Sequence[SkyObject], hidden: dict[str, Tensor]) -> list[bool]:
+    """Which of some objects have a token; hidden: (B, n) by key."""
+    return [any(not bool(mask[row].all()) for mask in hidden.values()) for row in range(len(objects))]
+
+
+def batch(request: Request, objects: Sequence[SkyObject], tokens: dict[str, Tensor], hidden: dict[str, Tensor], before: int,
+          total: int, previews: _Previews | None = None) -> Generator[Step, None, list[Generated]]:
+    """Some objects, each with an input, through the whole chain. tokens, hidden: (B, n) by key, of `bundle.tokenize`; before,
+    total: objects done, and in all; previews: None for none."""
     sources = [[key for key, mask in hidden.items() if not bool(mask[row].all())] for row in range(len(objects))]
-    for o, own in zip(objects, sources, strict=True):
-        if not own:
-            raise ValueError(f"object {o.id} has none of the inputs that {request.bundle.folder.name} would make "
-                             f"{request.chain[0]} from: {', '.join(request.inputs) or 'no input is left'}")
     seen = [images_of(o, [request.bundle.modalities[key] for key in own]) for o, own in zip(objects, sources, strict=True)]
     made: list[dict[str, Part]] = [{} for _ in objects]
-    shown = -np.inf
     for link, target in enumerate(request.chain):
         scribes = [Scribe(request.bundle.codecs[target], request.bundle.model.outputs[target], request.origin(target, own),
                           images, request.posterior(link))
@@ -179,9 +211,9 @@ def _batch(request: _Request, objects: list[SkyObject], before: int, total: int)
             if step.logits is not None:
                 likely = step.logits.softmax(-1).unflatten(0, (len(objects), -1)).mean(1)
             preview = None
-            if time.monotonic() - shown >= PREVIEW_EVERY:
+            if previews is not None and previews.due():
                 preview = scribes[0].preview(step.ids[0], step.known[0], None if likely is None else likely[0])
-                shown = time.monotonic()
+                previews.shown = time.monotonic()
             share = (link + step.share) / len(request.chain)
             yield Step((before + share * len(objects)) / total, f"{target} of {objects[0].id}: {step.known[0].sum()} tokens",
                        preview)

@@ -189,6 +189,13 @@ def test_surprise_of_an_object(bundle: OmniBundle, galaxies: list[SkyObject]) ->
         generation.surprise(bundle, thing, ["tok_z"])
 
 
+def test_previews_are_few_whatever_the_number_of_batches(bundle: OmniBundle, galaxies: list[SkyObject],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation.objects, "PREVIEW_EVERY", 1000.0)
+    steps = list(generation.generate(bundle, galaxies[:3], "tok_z", inputs=["tok_flux_g"], samples=16))
+    assert len(steps) == 4 and [step.preview is not None for step in steps] == [True, False, False, True]
+
+
 def test_what_cannot_be_made(bundle: OmniBundle, galaxies: list[SkyObject]) -> None:
     for error, arguments, says in (
             (KeyError, {"target": "tok_mass"}, "'tok_mass' is not an output of this model; it has tok_image,"),
