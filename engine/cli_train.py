@@ -171,7 +171,7 @@ def calibration(
     from engine.train import calibration as fitting
 
     with one_sentence():
-        follow(fitting.run(model, [tokens], objects), json)
+        follow(fitting.run(model, tokens, objects), json)
 
 
 def _astroclip(recipe: str) -> Any:

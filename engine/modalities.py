@@ -74,4 +74,5 @@ OURS: tuple[Modality, ...] = (
     Modality("tok_lightcurve", "light curve", "lightcurve", "any", "lightcurve", "lightcurve", 64, 1024),
 )
 
+FLUXES = tuple(f"tok_flux_{band}" for band in "griz")  # of Legacy Surveys, measured for every object: "the magnitudes"
 MODALITIES: dict[str, Modality] = {m.key: m for m in (*AION, *OURS)}

@@ -32,7 +32,7 @@ def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.O
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_tensors(part / "model.safetensors", weights)
-    save_tensors(part / "optimiser.safetensors", moments | {"random_state": torch.get_rng_state()})
+    save_tensors(part / "optimiser.safetensors", moments | _random_states())
     if kept is not None:
         save_tensors(part / "averages.safetensors", kept)
     (part / "state.json").write_text(json.dumps(state, indent=1) + "\n")
@@ -43,12 +43,18 @@ def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.O
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _random_states() -> dict[str, Tensor]:
+    """Of the CPU's generator, and of the GPU's, which draws the blocks that are left out there."""
+    return {"random_state": torch.get_rng_state()} | (
+        {"random_state_cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
 def restart(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write a checkpoint of weights alone: averages are the same, the optimiser has seen nothing yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("model", "averages"):
         save_tensors(folder / f"{name}.safetensors", weights)
-    save_tensors(folder / "optimiser.safetensors", {"random_state": torch.get_rng_state()})
+    save_tensors(folder / "optimiser.safetensors", _random_states())
     (folder / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n")
 
 
@@ -96,6 +102,9 @@ def resume(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimize
         _fill(found / "averages.safetensors", averages)
     moments = map_tensors(found / "optimiser.safetensors")
     torch.set_rng_state(moments.pop("random_state"))
+    on_device = moments.pop("random_state_cuda", None)
+    if on_device is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(on_device)
     content = optimiser.state_dict()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}

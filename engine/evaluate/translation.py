@@ -16,8 +16,9 @@ from torch import Tensor
 from engine.codecs.image import HSC_UNIT
 from engine.evaluate import images, restoration
 from engine.evaluate.figures import SIGMA, Figure, bootstrapped, plain
-from engine.evaluate.views import HSC, LEGACY, MAGNITUDES
+from engine.evaluate.views import HSC, LEGACY
 from engine.generation import decoded, reading
+from engine.modalities import FLUXES
 
 if TYPE_CHECKING:
     from engine.checkpoints import OmniBundle
@@ -40,7 +41,7 @@ def able(bundle: OmniBundle) -> bool:
 
 def inputs(bundle: OmniBundle) -> list[str]:
     """What a translation reads: the Legacy image, and fluxes if the model has them."""
-    return [LEGACY, *(key for key in MAGNITUDES if key in bundle.codecs)]
+    return [LEGACY, *(key for key in FLUXES if key in bundle.codecs)]
 
 
 def baselines(rendered: Rendered) -> dict[str, restoration.Fitted]:

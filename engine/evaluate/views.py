@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.evaluate.sky import OmniSky
 from engine.generation import reading
+from engine.modalities import FLUXES
 from engine.steps import Step
 
 if TYPE_CHECKING:
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 BATCH = 32
-MAGNITUDES = tuple(f"tok_flux_{b}" for b in "griz")
 LEGACY, HSC, DESI, SDSS = "tok_image", "tok_image_hsc", "tok_spectrum_desi", "tok_spectrum_sdss"
 REDSHIFT = "tok_z"
 VIEWS: dict[str, tuple[str, ...]] = {
-    "Legacy image": (LEGACY,), "HSC image": (HSC,), "magnitudes": MAGNITUDES,
-    "Legacy image + magnitudes": (LEGACY, *MAGNITUDES), "DESI spectrum": (DESI,),
+    "Legacy image": (LEGACY,), "HSC image": (HSC,), "magnitudes": FLUXES,
+    "Legacy image + magnitudes": (LEGACY, *FLUXES), "DESI spectrum": (DESI,),
     "SDSS spectrum": (SDSS,), "Legacy image + DESI spectrum": (LEGACY, DESI)}
 TOGETHER = "Legacy image + DESI spectrum"
 KEYS = tuple(dict.fromkeys(key for keys in VIEWS.values() for key in keys))

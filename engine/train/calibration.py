@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from engine.checkpoints.aion import load_aion
 from engine.generation import reading
+from engine.modalities import FLUXES
 from engine.models.calibration import between, calibrated, entropy, mixed
 from engine.models.omni import Omni
 from engine.records import Records
@@ -30,30 +31,30 @@ FEW = -4.0  # logit of the shares at the start
 LEAST, READ = 100, 64  # objects of a choice of inputs; read at a time
 
 
-def run(folder: Path, skies: Sequence[Path], objects: int, device: str = "cpu") -> Iterator[Step]:
+def run(folder: Path, sky: Path, objects: int) -> Iterator[Step]:
     """Fit powers and shares of every number on an even grid, and write them into the model's config.json; the last Step tells
     what the log scores gain. Each choice of inputs counts alike: every image and spectrum alone, the catalogue's fluxes alone,
     and they with each image; of each at most so many objects.
 
-    Raises ValueError for a model that tells no such number, and for skies without objects to fit on.
+    Raises ValueError for a model that tells no such number, and for a sky without objects to fit on.
     """
-    model = load_aion(folder).to(device)
+    model = load_aion(folder)
     model.config = replace(model.config, calibration={})
-    records = tokens_of(skies, model.config, folder)
+    [records] = tokens_of([sky], model.config, folder)
     targets = [key for key, m in model.outputs.items() if m.codec == "grid"]
     if not targets:
         raise ValueError(f"{folder} tells no number on an even grid, so that there is nothing to calibrate")
     found, gains = {}, {}
     for number, target in enumerate(targets):
         parts = []
-        jobs = [(keys, sky) for keys in choices(model, target) for sky in records if target in sky and set(keys) <= set(sky)]
-        for i, (keys, sky) in enumerate(jobs):
-            part = said(model, sky, keys, target, objects)
+        every = choices(model, target)
+        for i, keys in enumerate(every):
+            part = said(model, records, keys, target, objects) if {target, *keys} <= set(records) else None
             if part is not None:
                 parts.append(part)
-            yield Step((number + (i + 1) / len(jobs)) / len(targets), f"{target} from {', '.join(keys)}: read")
+            yield Step((number + (i + 1) / len(every)) / len(targets), f"{target} from {', '.join(keys)}: read")
         if not parts:
-            raise ValueError(f"{', '.join(map(str, skies))}: fewer than {LEAST} objects have {target} and an input of it")
+            raise ValueError(f"{sky}: fewer than {LEAST} objects have {target} and an input of it")
         found[target] = fitted(parts)
         each = [score(calibrated(logits, found[target]), ids) - score(logits, ids) for logits, ids in parts]
         gains[target] = sum(each) / len(each)
@@ -69,7 +70,7 @@ def choices(model: Omni, target: str) -> list[tuple[str, ...]]:
     """The inputs that a target is told from."""
     inputs = {key: m for key, m in model.inputs.items() if key != target}
     images, spectra = ([key for key, m in inputs.items() if m.kind == kind] for kind in ("image", "spectrum"))
-    fluxes = tuple(key for key in inputs if key.startswith("tok_flux_"))
+    fluxes = tuple(key for key in FLUXES if key in inputs)
     alone = [(key,) for key in (*images, *spectra)]
     return alone + ([fluxes, *((key, *fluxes) for key in images)] if fluxes else [])
 
@@ -83,11 +84,10 @@ def said(model: Omni, sky: Mapping[str, Records], keys: tuple[str, ...], target:
     if len(rows) < LEAST:
         return None
     rows = rows[np.linspace(0, len(rows) - 1, min(objects, len(rows))).astype(int)]
-    device = model.mask_token.device
     parts = []
     for start in range(0, len(rows), READ):
-        tokens = {key: torch.from_numpy(sky[key].at(rows[start : start + READ])[1].astype(np.int64)).to(device) for key in keys}
-        parts.append(reading.predict(model, tokens, {}, [target])[target][:, 0].log_softmax(-1).cpu())
+        tokens = {key: torch.from_numpy(sky[key].at(rows[start : start + READ])[1].astype(np.int64)) for key in keys}
+        parts.append(reading.predict(model, tokens, {}, [target])[target][:, 0].log_softmax(-1))
     return torch.cat(parts), torch.from_numpy(sky[target].at(rows)[1][:, 0].astype(np.int64))
 
 

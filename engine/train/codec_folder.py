@@ -6,7 +6,15 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from engine.models.omni_config import OmniConfig
+
 FOLDERS = {"image": "image", "spectrum": "spectrum", "segmap": "segmentation_map"}  # scalars have one each
+
+
+def copied(codecs: Path, config: OmniConfig, model: Path) -> None:
+    """Copy the codecs of a model's modalities, out of a folder that has them, to the model."""
+    for name in {config.modality(key).folder for key in config.domains}:
+        shutil.copytree(codecs / "codecs" / name, model / "codecs" / name)
 
 
 def gather(runs: Mapping[str, Path], out: Path) -> list[str]:

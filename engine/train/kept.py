@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from engine import checkpoints
 from engine.files import read_json, write_json
+from engine.train.codec_folder import copied
 
 PIECE = 15 << 20  # bytes of a file
 
@@ -65,7 +66,9 @@ def unpack(kept: Path, work: Path) -> None:
         raise FileNotFoundError(f"{kept} has no kept.tar.0, kept.tar.1, ...; give a folder that an earlier stage wrote")
     with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in parts))) as tar:
         tar.extractall(work, filter="data")
-    light = work / "omni" / "light"
+    model, light = work / "omni" / "model", work / "omni" / "light"
+    if model.is_dir():
+        copied(work / "codecs", checkpoints.read_config(model), model)
     if light.is_dir():
         weights = {name: value.float() for name, value in load_file(light / "averages.safetensors").items()}
         checkpoints.restart(work / "omni" / "checkpoint", weights, read_json(light / "state.json"))

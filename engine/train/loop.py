@@ -66,17 +66,20 @@ def train(recipe: Recipe, out: Path, source: PairSource) -> Iterator[Step]:
     started = time.monotonic() - seconds
     for step in range(first, recipe.steps):
         row = train_step(model, optimiser, recipe, source, step)
-        if (step + 1) % recipe.report_every == 0 or step + 1 == recipe.steps:
+        last = step + 1 == recipe.steps
+        reports = last or (step + 1) % recipe.report_every == 0
+        if reports:
             row |= validate(model, recipe, source)
             row["seconds"] = round(time.monotonic() - started, 1)
             with curve.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            note = f"step {step + 1} of {recipe.steps}: loss {row['loss']:.3f}, held-out top-1 {row['held_out_top1']:.2f}"
-            yield Step(RENDERING + (1 - RENDERING) * (step + 1) / recipe.steps, note, row)
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+        if (step + 1) % recipe.checkpoint_every == 0 or last:
             state = {"step": step + 1, "seconds": time.monotonic() - started, "recipe": recipe.to_dict(),
                      "digest": recipe.digest()}
             checkpoints.save_training(out / "checkpoint", model, optimiser, state)
+        if reports:  # after the checkpoint: who reads the note may stop here
+            note = f"step {step + 1} of {recipe.steps}: loss {row['loss']:.3f}, held-out top-1 {row['held_out_top1']:.2f}"
+            yield Step(RENDERING + (1 - RENDERING) * (step + 1) / recipe.steps, note, row)
     trained = {"recipe": recipe.to_dict(), "digest": recipe.digest(), "hours": (time.monotonic() - started) / 3600,
                "command": f"omnisky train {recipe.name}", "torch": str(torch.__version__)}
     checkpoints.save(out / "model", model, trained)

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +30,7 @@ from engine.models.processor import mixed_precision
 from engine.pairs import How
 from engine.steps import Step
 from engine.train import parallel
+from engine.train.codec_folder import copied
 from engine.train.data import write_json
 from engine.train.loop import keep_until
 from engine.train.masking import Layout
@@ -62,6 +63,9 @@ def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Pat
     begun = None if start is None else Path(start)
     this = prepared(recipe, [Path(sky) for sky in skies], Path(codecs), out, device, pair, begun)
     first, seconds = checkpoints.resume(out / "checkpoint", this.module.model, this.optimiser, this.averages)
+    if first == recipe.steps and _is_result(out / "model", this.marks):  # with what was fitted on it since
+        yield _done(out)
+        return
     yield from _train(this, first, time.monotonic() - seconds)
 
 
@@ -96,12 +100,11 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     processes = parallel.world()[1]
     if recipe.batch % (recipe.pieces * processes):
         raise ValueError(f"a batch of {recipe.batch} in {recipe.pieces} pieces cannot be shared among {processes} processes")
-    known = config_of(codecs)
+    known = config_of(codecs) if start is None else _begun(start, codecs)
     records = tokens_of(skies, known, codecs)
     domains = [key for key in known.domains if any(key in some for some in records)]
     config = recipe.config(domains, known.sizes) if start is None else replace(
-        checkpoints.read_config(start), use_act_checkpoint=recipe.recompute, soften=recipe.soften,
-        calibration={})
+        known, use_act_checkpoint=recipe.recompute, soften=recipe.soften, calibration={})
     layout = Layout(config)
     named = {key for sources, target, _ in recipe.budgets.translations for key in (*sources, target)}
     if missing := sorted(named - set(config.domains)):
@@ -149,6 +152,17 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     return Training(recipe, config, data, module, optimiser, averages, device, codecs, out, marks, start)
 
 
+def _begun(start: Path, codecs: Path) -> OmniConfig:
+    """Of the model to begin with. Raises ValueError if the codecs make other tokens than it reads."""
+    config, made = checkpoints.read_config(start), config_of(codecs)
+    for key in sorted({*config.domains} & {*made.domains}):
+        read, new = config.modality(key), made.modality(key)
+        if (read.tokens, read.vocabulary) != (new.tokens, new.vocabulary):
+            raise ValueError(f"{start} reads {read.tokens} tokens of {read.vocabulary:,} ids as {key}, {codecs} makes "
+                             f"{new.tokens} of {new.vocabulary:,}; begin with a model of these codecs, or from nothing")
+    return config
+
+
 def _previous(out: Path, marks: dict[str, str]) -> dict[str, Any] | None:
     """What a run that this one continues says of itself. Raises ValueError if the folder holds another."""
     previous = checkpoints.last_step(out / "checkpoint")
@@ -192,7 +206,17 @@ def _train(this: Training, first: int, started: float) -> Iterator[Step]:
             yield Step((step + 1) / recipe.steps, note, row)
     _save_result(this, (time.monotonic() - started) / 3600)
     parallel.wait()
-    yield Step(1.0, f"trained; the model is in {out / 'model'}", str(out / "model"))
+    yield _done(out)
+
+
+def _done(out: Path) -> Step:
+    return Step(1.0, f"trained; the model is in {out / 'model'}", str(out / "model"))
+
+
+def _is_result(model: Path, marks: Mapping[str, str]) -> bool:
+    """Whether a folder is what a run with these marks saved."""
+    about = model / "training.json"
+    return about.is_file() and marks.items() <= read_json(about).items()
 
 
 @dataclass(frozen=True)
@@ -344,8 +368,7 @@ def _save_result(this: Training, hours: float) -> None:
     part, result = this.out / "model.part", this.out / "model"
     shutil.rmtree(part, ignore_errors=True)
     checkpoints.save_aion(part, model.to(getattr(torch, this.recipe.stored)))
-    for folder in {this.config.modality(key).folder for key in this.layout.keys}:
-        shutil.copytree(this.codecs / "codecs" / folder, part / "codecs" / folder)
+    copied(this.codecs, this.config, part)
     write_json(part / "training.json", {
         "recipe": this.recipe.to_dict(), **this.marks, "hours": round(hours, 4), "objects": len(this.data.train),
         "paired": this.data.paired,

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from engine.modalities import FLUXES
 from engine.steps import Step
 from engine.train import codecs, head, omni, parallel, simulated_tokens
 from engine.train.codec_data import CodecSource, build_cache
@@ -51,7 +52,6 @@ def _larger(kind: Kind, **changes: Any) -> CodecRecipe:
                    checkpoint_every=250, **changes)
 
 
-GRIZ = tuple(f"tok_flux_{band}" for band in "griz")
 # Trained as a whole, too: where the same is seen at the same place, what one survey says of another, and redshifts.
 TRANSLATIONS = ((("tok_spectrum_sdss",), "tok_spectrum_desi", 0.2),
                 (("tok_spectrum_sdss", "tok_image"), "tok_spectrum_desi", 0.1),
@@ -59,7 +59,7 @@ TRANSLATIONS = ((("tok_spectrum_sdss",), "tok_spectrum_desi", 0.2),
                 (("tok_image",), "tok_spectrum_desi", 0.1),
                 (("tok_spectrum_desi",), "tok_image", 0.05),
                 *((sources, "tok_z", 0.05) for sources in (
-                    GRIZ, (*GRIZ, "tok_image"), ("tok_image",), ("tok_image_hsc",), ("tok_spectrum_desi",),
+                    FLUXES, (*FLUXES, "tok_image"), ("tok_image",), ("tok_image_hsc",), ("tok_spectrum_desi",),
                     ("tok_spectrum_sdss",))))
 
 

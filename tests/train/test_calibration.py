@@ -122,6 +122,14 @@ def test_a_model_is_calibrated_in_its_folder(place: Path) -> None:
     assert torch.equal(fluxes, others)
 
 
+def test_magnitudes_are_those_that_every_object_has() -> None:
+    """Not the infrared ones and not Gaia's, which galaxies lack."""
+    keys = ("tok_image", "tok_z", "tok_flux_g", "tok_flux_z", "tok_flux_w1", "tok_flux_g_gaia")
+    model = Omni(OmniConfig(keys, keys, norm_bias=False, act_layer="SiLU", dim=16, num_heads=2, encoder_depth=1, decoder_depth=1))
+    fluxes = ("tok_flux_g", "tok_flux_z")
+    assert calibration.choices(model, "tok_z") == [("tok_image",), fluxes, ("tok_image", *fluxes)]
+
+
 def test_too_few_objects_are_one_sentence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "LEAST", 301)
     run = CliRunner().invoke(app, ["train", "calibration", str(place / "sky"), "--model", str(place / "model")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,12 @@ def test_a_plan_is_carried_from_machine_to_machine(tmp_path: Path, monkeypatch: 
     unpack(kept, tmp_path / "third")
     for name in ("config.json", "model.safetensors", "align/config.json", "align/model.safetensors"):
         assert (tmp_path / "third" / "omni" / "model" / name).read_bytes() == (Path(last.preview) / name).read_bytes()
+    assert checkpoints.load(tmp_path / "third" / "omni" / "model").codecs.keys() == checkpoints.load(last.preview).codecs.keys()
+    shutil.rmtree(tmp_path / "third" / "omni" / "model" / "align")  # as it is kept when time is over before the head
+    (tmp_path / "third" / "omni" / "curve.jsonl").unlink()
+    *_, again = run(PLAN, tmp_path / "third", 60)
+    assert again.fraction == 1.0 and (Path(again.preview) / "align" / "config.json").is_file()
+    assert not (tmp_path / "third" / "omni" / "curve.jsonl").exists(), "the model was not trained again"
     _from_that_model_on(Path(last.preview), tmp_path)
 
 
