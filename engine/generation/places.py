@@ -47,7 +47,7 @@ def wcs_like(survey: str, inputs: Sequence[Image]) -> WCS | None:
 
     y, x = ((n - SIZE) // 2 + CENTRE for n in image.size)  # where `engine.codecs.image.stamp` cuts it out
     middle = image.wcs.pixel_to_world(x, y).icrs
-    turned: Any = image.wcs.pixel_scale_matrix / proj_plane_pixel_scales(image.wcs)[:, None]
+    turned: Any = image.wcs.pixel_scale_matrix / proj_plane_pixel_scales(image.wcs)  # columns are of x and y
     found = WCS(naxis=2)
     found.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     found.wcs.crpix = [CENTRE + 1, CENTRE + 1]

@@ -143,7 +143,7 @@ def _image(generated: Image, observed: Image, floor: float) -> Reobserved:
     if not forward:
         raise ValueError(f"the bands {', '.join(generated.bands)} of {generated.survey} have no counterpart among "
                          f"{', '.join(observed.bands)} of {observed.survey}, so that the images cannot be compared")
-    widths = [[optics.psf_of(image, b).fwhm for image in (generated, observed)] for b in forward if b in generated.bands]
+    widths = [[optics.psf_of(image, b).fwhm for image in (generated, observed)] for b in forward]
     ratio = float(np.median([a / b for a, b in widths]))
     if ratio > BROADER:
         bands = [b for b in generated.bands if _term(observed, generated, b)]
@@ -428,7 +428,7 @@ def _photometry(generated: Spectrum, scalars: Mapping[str, Scalar], floor: float
     flux, _, good = _flux(generated)
     names, rows, lost = [], [], []
     for name, curve in {_scalar_name(*key): c for key, c in photometry.curves().items() if key[0] != "des"}.items():
-        measured = _measured(scalars.get(name))
+        measured = _measured(name, scalars.get(name))
         if measured is None:
             continue
         model, share = photometry.synthetic(generated.wavelength, flux, good, curve)
@@ -463,8 +463,8 @@ def _scalar_name(survey: str, band: str) -> str:
     return f"{'flux' if survey == 'legacy' else 'mag'}_{band}"
 
 
-def _measured(scalar: Scalar | None) -> tuple[float, float] | None:
-    """Flux and error in nmgy of a flux or an AB magnitude; None without error."""
+def _measured(name: str, scalar: Scalar | None) -> tuple[float, float] | None:
+    """Flux and error in nmgy of a flux or an AB magnitude; None without error. What has no unit has that of its name."""
     import astropy.units as u
 
     from engine.io.surveys import AB_ZERO_FLUX
@@ -474,8 +474,11 @@ def _measured(scalar: Scalar | None) -> tuple[float, float] | None:
     value, error = float(scalar.value), float(scalar.error)
     if not error > 0:
         return None
-    if scalar.unit is None or isinstance(scalar.unit, u.function.FunctionUnitBase):  # a magnitude
+    if scalar.unit == u.mag or isinstance(scalar.unit, u.function.FunctionUnitBase) or (
+            scalar.unit is None and name.startswith("mag")):
         flux = 10 ** (0.4 * (22.5 - value))
         return flux, flux * error * np.log(10) / 2.5
+    if scalar.unit is None:
+        return value, error
     to = partial(scalar.unit.to, u.nmgy, equivalencies=u.zero_point_flux(AB_ZERO_FLUX * u.Jy))
     return float(to(value)), float(to(error))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small_codecs
 import torch
+from astropy.wcs import WCS
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -113,6 +114,13 @@ def test_surveys_are_translated_within_the_footprint(bundle: OmniBundle, galaxie
     assert isinstance(part.typical, Image) and (part.typical.mask == lost).all()
     assert (np.isnan(part.typical.pixels) == lost).all()
     assert (np.isnan(part.mean) == lost).all() and (np.isnan(part.spread) == lost).all()
+    oblong = WCS(naxis=2)
+    oblong.wcs.ctype, oblong.wcs.crpix, oblong.wcs.crval = ["RA---TAN", "DEC--TAN"], [48.5, 48.5], [150.0, 2.0]
+    c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
+    oblong.wcs.cd = np.array([[-c, s], [s, c]]) * (0.2, 0.4) / 3600  # columns are of x and y
+    square = places.wcs_like("hsc", [replace(legacy, wcs=oblong)])
+    assert square is not None
+    np.testing.assert_allclose(square.pixel_scale_matrix * 3600, np.array([[-c, s], [s, c]]) * 0.168, atol=1e-9)
     assert places.unobserved("legacy", []) is None and places.wcs_like("legacy", []) is None
     with pytest.raises(KeyError, match="to is 'sdss'; images are translated to legacy or hsc"):
         generation.translate(bundle, galaxies, "sdss")

@@ -270,6 +270,19 @@ def test_fluxes_fit_a_true_spectrum_and_not_a_tilted_one(sky: tuple[list[SkyObje
         reobserve(truth, {"flux_g": Scalar(1.0, 0.1, u.nmgy)})
 
 
+def test_a_number_without_unit_has_that_of_its_name(sky: tuple[list[SkyObject], dict[str, Any]]) -> None:
+    objects, _ = sky
+    truth, _ = spectrum_truth(sky, 4)
+    named = {"flux_g": u.nmgy, "flux_r": u.nmgy, "mag_g": u.ABmag, "mag_r": u.ABmag}
+    measured = {name: objects[4].scalars[name] for name in named}
+    assert all(m.unit == named[name] for name, m in measured.items())
+    bare = {name: replace(m, unit=None) for name, m in measured.items()}
+    plain = bare | {name: replace(bare[name], unit=u.mag) for name in ("mag_g", "mag_r")}
+    right = reobserve(truth, measured)
+    for some in (bare, plain):
+        np.testing.assert_allclose(reobserve(truth, some).chi, right.chi, rtol=1e-6)
+
+
 def test_colour_terms_bring_bands_together() -> None:
     term = photometry.colour_term("hsc", tuple("grizy"), "legacy", "z")
     assert term is not None and set(term.weights) == {"i", "z", "y"} and term.scatter < 0.01
