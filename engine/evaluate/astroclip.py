@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 BIN = (0.1, 0.05)  # half-widths in r magnitude and g - r within which candidates look alike
+ALIKE = f"within {BIN[0]} mag in r and {BIN[1]} in g - r"
 COMPONENTS = 64  # of the principal components baseline
 Encode = Callable[[dict[str, Any]], Array]  # prepared inputs -> what stands for their images, or their spectra, (n, d)
 

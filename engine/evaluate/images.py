@@ -38,9 +38,9 @@ def light(pixels: Tensor, radius: float, scale: float) -> Tensor:
     return (pixels * ((x**2 + y**2) <= radius**2)).sum((-1, -2))
 
 
-def magnitudes(pixels: Tensor, scale: float, radius: float = APERTURE) -> Tensor:
-    """(B, C) of fluxes in nmgy."""
-    return 22.5 - 2.5 * torch.log10(light(pixels, radius, scale).clamp_min(FAINTEST))
+def magnitudes(pixels: Tensor, scale: float) -> Tensor:
+    """(B, C) within `APERTURE`, of fluxes in nmgy."""
+    return 22.5 - 2.5 * torch.log10(light(pixels, APERTURE, scale).clamp_min(FAINTEST))
 
 
 def half_light(pixels: Tensor, scale: float) -> Tensor:

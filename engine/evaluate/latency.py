@@ -11,7 +11,7 @@ import numpy as np
 from engine.evaluate import translation
 from engine.evaluate.figures import Figure, plain
 from engine.evaluate.sky import OmniSky
-from engine.evaluate.views import DESI, HSC, LEGACY, View
+from engine.evaluate.views import DESI, HSC, LEGACY
 from engine.generation.draws import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Rows = dict[str, dict[str, Figure]]
 REPEATED = 3
 
 
-def rows(bundle: OmniBundle, sky: OmniSky, views: dict[str, View], some: Sequence[SkyObject]) -> Rows:
+def rows(bundle: OmniBundle, sky: OmniSky, some: Sequence[SkyObject]) -> Rows:
     """Medians of three, after one that does not count."""
     made: Rows = {}
     if LEGACY in bundle.codecs:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.evaluate import latency, posterior, redshifts, retrieval, samples, sky, spectra, templates, translation, views
+from engine.evaluate.astroclip import ALIKE
 from engine.evaluate.figures import Figure
 from engine.simulate import GRIDS
 from engine.simulate.population import STAR
@@ -61,7 +62,7 @@ def measure(bundle: OmniBundle, objects: int, database: int, seed: int) -> Itera
     add_redshifts(table, bundle, test, seen, found)
     yield Step(0.82, "searching")
     rows, said = retrieval.rows(bundle, test, seen, {} if test.rival is None else {RIVAL: test.rival})
-    table.add("retrieval", rows, "Which DESI spectrum belongs to an image. Alike: within 0.1 mag in r and 0.05 in g - r.")
+    table.add("retrieval", rows, f"Which DESI spectrum belongs to an image. Alike: {ALIKE}.")
     table.left_out += said
     add_pixels(table, found)
     if views.REDSHIFT in bundle.codecs and any(view.redshift is not None for view in seen.values()):
@@ -72,7 +73,7 @@ def measure(bundle: OmniBundle, objects: int, database: int, seed: int) -> Itera
     yield Step(0.96, "scoring the tokens that there are")
     add_likelihoods(table, bundle, test)
     some = next(sky.batches(seed, 0, min(objects, 16)))[2]
-    table.add("latency on this machine", latency.rows(bundle, test, seen, some), "Medians of three; what else ran counts, too.")
+    table.add("latency on this machine", latency.rows(bundle, test, some), "Medians of three; what else ran counts, too.")
     yield Step(1.0, f"{bundle.folder.name} is measured", {
         "model": bundle.folder.name, "checksum": bundle.checksum, "seed": seed,
         "sets": {"test objects": objects, "database": database, "with compared pixels": found.count},

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.evaluate.astroclip import ALIKE
 from engine.evaluate.astroclip import measure as measure_astroclip
 from engine.evaluate.figures import Figure
 from engine.evaluate.omni import measure as measure_omni
@@ -50,7 +51,7 @@ def written(table: Mapping[str, Any]) -> str:
     sets = ", ".join(f"{count:,} {name}" for name, count in table["sets"].items())
     head = f"{table['model']} ({table['checksum'][:12]}) on a simulated sky with seed {table['seed']}: {sets}."
     if "sections" not in table:
-        lines = [head, "Redshift: R2 of kNN among galaxies. Alike: candidates within 0.1 mag in r and 0.05 in g - r. "
+        lines = [head, f"Redshift: R2 of kNN among galaxies. Alike: candidates {ALIKE}. "
                  "Brackets: 95 % over test objects."]
         for row, figures in table["rows"].items():
             lines += ["", row, *(f"  {name:<26} {value}" for name, value in figures.items())]

@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 SPECTRUM_UNIT = u.Unit("1e-17 erg / (s cm2 Angstrom)")
-AB_ZERO_FLUX = 10 ** (-48.6 / 2.5) * 1e23  # Jy of AB magnitude zero: 3630.7805
-NANOMAGGY_IN_NJY = AB_ZERO_FLUX  # 1 nmgy = 1e-9 of the flux of magnitude zero = 3630.78 nJy
+AB_ZERO_FLUX = 10 ** (-48.6 / 2.5) * 1e23  # Jy of AB magnitude zero: 3630.7805, so that 1 nmgy = 3630.78 nJy
 LUPTITUDE_SOFTENING = {"u": 1.4e-10, "g": 0.9e-10, "r": 1.2e-10, "i": 1.8e-10, "z": 7.4e-10}
 
 

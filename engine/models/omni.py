@@ -328,6 +328,8 @@ class Omni(nn.Module):
             if value.shape[0] != batch:
                 raise ValueError(f"sequences[{key!r}] has {value.shape[0]} rows, but {batch} were encoded; give as many")
         slices, stop, places = {}, 0, places or {}
+        if odd := [key for key in places if key not in targets or key in ids]:
+            raise ValueError(f"places has {', '.join(odd)}; give places of targets that are no sequences")
         for key in targets:
             n = ids[key].shape[1] - 1 if key in ids else places[key].shape[1] if key in places else self.outputs[key].tokens
             slices[key] = slice(stop, stop := stop + n)

@@ -20,7 +20,7 @@ from torch import Tensor
 from engine.codecs.image import BANDS, BANDS_OF, INDEX
 from engine.steps import Step
 from engine.train.codec_recipes import CodecRecipe
-from engine.train.data import Render, batch_on, sdss_wavelength, turn, write_json
+from engine.train.data import Render, batch_on, turn, wavelengths, write_json
 
 SURVEYS = ("legacy", "hsc")
 SPECTROGRAPHS = ("desi", "sdss")
@@ -205,9 +205,7 @@ class CodecSource:
 
     def _spectra(self, name: str, rows: np.ndarray[Any, Any]) -> Spectra:
         flux, ivar, truth = (self.read(key, rows) for key in (name, f"{name}_ivar", f"{name}_truth"))
-        n = flux.shape[1]
-        wavelength = 3600 + 0.8 * torch.arange(n, dtype=torch.float64) if name == "desi" else sdss_wavelength(n)
-        return Spectra(flux, ivar, truth, wavelength.float().to(self.device))
+        return Spectra(flux, ivar, truth, wavelengths(name, flux.shape[1]).float().to(self.device))
 
     def fields(self, step: int) -> list[Tensor]:
         """(B, N, N) from 0 to 1: the maps of one step, turned and flipped."""

@@ -21,7 +21,7 @@ from engine.models.inputs import asinh
 from engine.simulate.population import STAR
 from engine.train.codec_data import ARM, SPECTROGRAPHS, numbers, segmaps
 from engine.train.codec_recipes import CodecRecipe
-from engine.train.data import RENDER_BATCH, Render, sdss_wavelength
+from engine.train.data import RENDER_BATCH, Render, wavelengths
 
 FITTED = 4  # objects that baselines and probes are fitted on, for each one measured
 APERTURE = 4.0  # arcsec, of magnitudes
@@ -176,8 +176,7 @@ def probed(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
 def spectrum_table(codec: SpectrumCodec, sky: Tensors, name: str, test: int) -> Table:
     """R2 of the truth (median object, and all pixels together), chi2 a pixel of the noisy data, error of the flux of lines."""
     noisy, ivar, mask, truth = (sky[f"{name}{what}"][:test] for what in ("", "_ivar", "_mask", "_truth"))
-    n = noisy.shape[1]
-    wavelength = (3600 + 0.8 * torch.arange(n)).float() if name == "desi" else sdss_wavelength(n).float()
+    wavelength = wavelengths(name, noisy.shape[1]).float()
     drawn, _ = codec.detokenize(codec.tokenize(noisy, ivar, mask, wavelength), wavelength)
     level = noisy.mean(1, keepdim=True).clamp_min(0.1)
     clean = torch.where(mask, level, noisy)

@@ -31,10 +31,9 @@ from engine.train import codec_tables, parallel
 from engine.train.codec_data import SPECTROGRAPHS, SURVEYS, CodecSource, Images, Spectra, build_cache
 from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
 from engine.train.data import Render, write_json
-from engine.train.loop import keep_until
+from engine.train.loop import RENDERING, keep_until
 from engine.train.optim import adamw, rate_at
 
-RENDERING = 0.1  # the share of a run's progress that the cache takes
 RADII = (1.0, 2.0, 4.0, 8.0)  # arcsec, of the apertures whose flux must be right
 HELD_OUT = 128  # objects that the curve looks at
 REACH = 1.5  # of latents before they are rounded; tanh(1.5) = 0.905

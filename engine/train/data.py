@@ -19,6 +19,7 @@ from torch import Tensor
 from engine.models import AstroClipConfig, Pairs
 from engine.models.inputs import APERTURES, CHANNELS, FIELDS, WavelengthGrid, prepare_image, prepare_spectrum
 from engine.models.spectrum import drawing
+from engine.simulate import GRIDS
 from engine.steps import Step
 from engine.train.recipes import Recipe
 
@@ -33,9 +34,9 @@ def batch_on(device: str | torch.device) -> int:
     return RENDER_BATCH if torch.device(device).type == "cpu" else RENDER_BATCH * ON_GPU
 
 
-def sdss_wavelength(pixels: int) -> Tensor:
-    """(n,) Angstrom of the simulator's SDSS spectra: 10**(3.58 + 1e-4 k)."""
-    return 10 ** (3.58 + 1e-4 * torch.arange(pixels, dtype=torch.float64))
+def wavelengths(instrument: str, pixels: int) -> Tensor:
+    """(n,) Angstrom of the simulator's spectra, the first of its grid."""
+    return GRIDS[instrument]()[:pixels]
 
 
 def prepare(sky: dict[str, Tensor], grid: WavelengthGrid) -> dict[str, Tensor]:
@@ -45,8 +46,8 @@ def prepare(sky: dict[str, Tensor], grid: WavelengthGrid) -> dict[str, Tensor]:
     out["photometry"] = torch.cat([image["photometry"] for image in images], dim=1)
     out["present"] = torch.cat([image["present"] & sky[f"has_{f.survey}"][:, None]
                                 for f, image in zip(FIELDS, images, strict=True)], dim=1)
-    wavelengths = {"desi": grid.wavelength(), "sdss": sdss_wavelength(sky["sdss"].shape[1])}
-    for survey, wavelength in wavelengths.items():
+    for survey in GRIDS:
+        wavelength = wavelengths(survey, sky[survey].shape[1])
         mask = sky[f"{survey}_mask"] | ~sky[f"has_{survey}"][:, None]
         spectrum = prepare_spectrum(sky[survey], sky[f"{survey}_ivar"], mask, wavelength, grid)
         out[f"{survey}_flux"], out[f"{survey}_weight"] = spectrum["flux"], spectrum["weight"]

@@ -156,8 +156,10 @@ def test_what_is_certain_is_expected(bundle: OmniBundle, galaxies: list[SkyObjec
                       decoded.expected(codec, m, F.one_hot(ids[0], m.vocabulary).float()))
         name = next(name for name in ("pixels", "flux", "value") if hasattr(own, name))
         np.testing.assert_allclose(getattr(shown, name), getattr(own, name), rtol=2e-3, atol=1e-4)
-        assert decoded.expected(codec, m, torch.full((m.tokens, m.vocabulary), 1 / m.vocabulary), ids[0],
-                                torch.ones(m.tokens, dtype=torch.bool)) is not None
+        unsure = torch.full((m.tokens, m.vocabulary), 1 / m.vocabulary)
+        told = decoded.expected(codec, m, unsure, ids[0], torch.ones(m.tokens, dtype=torch.bool))
+        np.testing.assert_allclose(getattr(told, name), getattr(own, name), rtol=2e-3, atol=1e-4)
+        assert not np.allclose(getattr(decoded.expected(codec, m, unsure), name), getattr(own, name), rtol=2e-3, atol=1e-4)
 
 
 def test_previews_come_and_closing_stops(bundle: OmniBundle, galaxies: list[SkyObject],

@@ -208,6 +208,11 @@ def test_some_places_are_asked_for_by_themselves(model: Omni) -> None:
         close(asked["tok_image"][row : row + 1], alone["tok_image"])
     assert not torch.allclose(asked["tok_image"], whole.gather(1, few[..., None].expand(-1, -1, whole.shape[2])), atol=1e-4)
 
+    sequence = {"catalog": torch.ones(3, 4, dtype=torch.int64)}
+    for key in ("tok_flux_g", "catalog"):
+        with pytest.raises(ValueError, match=f"places has {key}; give places of targets that are no sequences"):
+            model.decode(encoded, ["tok_image", "catalog"], sequences=sequence, places={key: few})
+
 
 def test_what_is_hidden_changes_nothing(model: Omni) -> None:
     tokens = some_tokens("tok_image", "catalog")
