@@ -72,9 +72,6 @@ class Runs:
             self._runs.move_to_end(key)
             for other in [r for r in self._runs.values() if r is not run and visitor in r.watchers]:
                 del other.watchers[visitor]
-                self._end_if_alone(other)
-            run.watchers[visitor] = time.monotonic()
-            self._next()
             return self.state(key, visitor)
 
     def state(self, key: str, visitor: str) -> dict[str, Any]:
@@ -83,6 +80,7 @@ class Runs:
             run = self._run(key)
             if run.status in ACTIVE:
                 run.watchers[visitor] = time.monotonic()
+            self._next()
             ahead = [r for r in self._runs.values() if r.status in ACTIVE]
             return {"run": key, "status": run.status, "fraction": run.fraction, "note": run.note, "version": run.version,
                     "parts": dict(run.parts), "ahead": ahead.index(run) if run.status == "waiting" else 0}
@@ -100,7 +98,6 @@ class Runs:
         with self._lock:
             run = self._run(key)
             run.watchers.pop(visitor, None)
-            self._end_if_alone(run)
             self._next()
             return {"run": key, "status": "stopped" if run.status in ACTIVE else run.status}
 
@@ -124,17 +121,18 @@ class Runs:
 
     # -- the process ---------------------------------------------------------------------------------------------
 
-    def _end_if_alone(self, run: Run) -> None:
+    def _end_alone(self) -> None:
+        """End the runs that no one watches any more."""
         now = time.monotonic()
-        if run.status in ACTIVE and not any(now - seen < PATIENCE for seen in run.watchers.values()):
-            if run.status == "running":
-                self._tell({"stop": run.order["run"]})
-            run.status = "stopped"
+        for run in [r for r in self._runs.values() if r.status in ACTIVE]:
+            if not any(now - seen < PATIENCE for seen in run.watchers.values()):
+                if run.status == "running":
+                    self._tell({"stop": run.order["run"]})
+                run.status = "stopped"
 
     def _next(self) -> None:
-        """Give the process work, if it has none and there is some."""
-        for run in [r for r in self._runs.values() if r.status == "waiting"]:
-            self._end_if_alone(run)
+        """Give the process work, if it has none that anyone watches and there is some."""
+        self._end_alone()
         if any(run.status == "running" for run in self._runs.values()):
             return
         waiting = [run for run in self._runs.values() if run.status == "waiting"]
@@ -179,13 +177,12 @@ class Runs:
             return
         if "ending" not in frame:
             run.take(frame, files)
-            self._end_if_alone(run)
-            return
-        run.status, run.version = frame["ending"], run.version + 1
-        run.note = frame.get("error", "")
-        if run.status == "done":
-            run.fraction = 1.0
-        self._forget()
+        else:
+            run.status, run.version = frame["ending"], run.version + 1
+            run.note = frame.get("error", "")
+            if run.status == "done":
+                run.fraction = 1.0
+            self._forget()
         self._next()
 
     def _forget(self) -> None:

@@ -249,6 +249,23 @@ def test_what_is_stopped_ends_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -
     assert made.told[-1] == {"stop": 3}, "bob has left"
 
 
+@pytest.mark.parametrize("silent", [False, True])
+def test_who_waits_is_next_when_the_one_before_just_leaves(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Silent()
+    made.start(1, "legacy", 0, "ada")
+    made.start(2, "legacy", 0, "bob")
+    now = time.monotonic()
+    for seconds in (0.6, 1.2):  # of ada's patience: bob goes on asking
+        monkeypatch.setattr(runs.time, "monotonic", lambda s=seconds: now + s * runs.PATIENCE)
+        if not silent:
+            made.frame(1)
+        state = made.state("2-legacy-0", "bob")
+    assert (state["status"], state["note"]) == ("running", "starting")
+    assert [o.get("row", o) for o in made.told] == [1, {"stop": 1}, 2]
+    made._take({"run": 1, "ending": "stopped"}, {})
+    assert len(made.told) == 3 and made.state("2-legacy-0", "bob")["status"] == "running"
+
+
 def test_done_runs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "KEPT_BYTES", 25)
     made = Silent()
