@@ -54,7 +54,7 @@ class Runs:
     def __init__(self, sky: Path, model: Path) -> None:
         self.sky, self.model = sky, model
         self._lock = threading.RLock()
-        self._runs: OrderedDict[str, Run] = OrderedDict()  # those asked for last at the end
+        self._runs: OrderedDict[str, Run] = OrderedDict()  # in order of asking, again if it had ended
         self._begun = 0  # numbers the orders: a run may be stopped and begun anew
         self._process: subprocess.Popen[bytes] | None = None
         atexit.register(self.close)
@@ -66,10 +66,11 @@ class Runs:
         key = f"{row}-{source}-{seed}"
         with self._lock:
             run = self._runs.get(key)
+            if run is not None and run.status not in ACTIVE:  # one that waits keeps its place
+                self._runs.move_to_end(key)
             if run is None or run.status in ("stopped", "failed"):
                 self._begun += 1
                 run = self._runs[key] = Run(key, {"run": self._begun, "row": row, "source": source, "seed": seed})
-            self._runs.move_to_end(key)
             for other in [r for r in self._runs.values() if r is not run and visitor in r.watchers]:
                 del other.watchers[visitor]
             return self.state(key, visitor)

@@ -266,6 +266,17 @@ def test_who_waits_is_next_when_the_one_before_just_leaves(silent: bool, monkeyp
     assert len(made.told) == 3 and made.state("2-legacy-0", "bob")["status"] == "running"
 
 
+def test_asking_again_keeps_the_place_in_the_queue() -> None:
+    made = Silent()
+    for row, visitor in ((1, "ada"), (2, "bob"), (3, "eve")):
+        made.start(row, "legacy", 0, visitor)
+    assert made.start(2, "legacy", 0, "bob")["ahead"] == made.start(2, "legacy", 0, "ida")["ahead"] == 1
+    made.start(1, "legacy", 0, "ada")
+    assert made.state("2-legacy-0", "bob")["ahead"] == 1, "what runs is before what waits"
+    made._take({"run": 1, "ending": "failed", "error": "no such input"}, {})
+    assert [o["row"] for o in made.told] == [1, 2] and made.start(1, "legacy", 0, "ada")["ahead"] == 2, "anew: at the end"
+
+
 def test_done_runs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "KEPT_BYTES", 25)
     made = Silent()
