@@ -57,14 +57,20 @@ class Runs:
         self._runs: OrderedDict[str, Run] = OrderedDict()  # in order of asking, again if it had ended
         self._begun = 0  # numbers the orders: a run may be stopped and begun anew
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
         atexit.register(self.close)
 
     # -- what visitors ask ---------------------------------------------------------------------------------------
 
     def start(self, row: int, source: str, seed: int, visitor: str) -> dict[str, Any]:
-        """A run's state; one that was stopped or has failed begins anew. What else this visitor waited for is given up."""
+        """A run's state; one that was stopped or has failed begins anew. What else this visitor waited for is given up.
+
+        Raises LookupError once closed.
+        """
         key = f"{row}-{source}-{seed}"
         with self._lock:
+            if self._closed:
+                raise LookupError("the model was changed just now; generate again")
             run = self._runs.get(key)
             if run is not None and run.status not in ACTIVE:  # one that waits keeps its place
                 self._runs.move_to_end(key)
@@ -108,12 +114,14 @@ class Runs:
             return [key for key, run in self._runs.items() if run.status == "done" and run.order["row"] == row]
 
     def close(self) -> None:
-        """End the process: it ends when its orders do, and at once if it is told."""
+        """End the process at once, whatever it is at; all runs are forgotten, and none begins any more."""
         with self._lock:
+            self._closed = True
+            self._runs.clear()  # else what waits would begin when the process has ended
             process, self._process = self._process, None
         if process is not None:
-            process.terminate()
-            process.wait(10)
+            process.kill()  # it has nothing to bring to an end
+            process.wait()
 
     def _run(self, key: str) -> Run:
         if key not in self._runs:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -310,6 +312,36 @@ def test_a_process_that_fails_or_dies_is_said(sky: Path, tmp_path: Path) -> None
     until(lambda: made.state(key, "ada")["status"] == "failed")
     assert "exit code -9" in made.state(key, "ada")["note"] and generators() == []
     made.close()
+
+
+def test_after_closing_nothing_is_alive_or_begins(sky: Path, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    made = Runs(sky, tmp_path)
+    made.start(0, "legacy", 0, "ada")
+    made.start(1, "legacy", 0, "bob")
+    [process] = generators()
+    process.send_signal(signal.SIGSTOP)  # it is busy
+    made.close()
+    for follower in set(threading.enumerate()) - before:
+        follower.join(10)
+    assert generators() == [] and not process.is_running()
+    with pytest.raises(LookupError, match="was forgotten; generate again"):
+        made.state("1-legacy-0", "bob")
+    with pytest.raises(LookupError, match="model was changed"):
+        made.start(1, "legacy", 0, "bob")
+    assert generators() == []
+
+
+def test_another_model_ends_what_the_last_one_was_at(model: Path, sky: Path, tmp_path: Path) -> None:
+    desk = Desk(sky, shutil.copytree(model, tmp_path / "first"))
+    desk.generate(0, "legacy", 0, "ada")
+    desk.generate(1, "legacy", 0, "bob")
+    [process] = generators()
+    desk.model = model
+    new = desk.runs
+    assert new.model == model and desk.runs is new and not process.is_running() and generators() == []
+    assert desk.generate(1, "legacy", 0, "bob")["status"] == "running" and len(generators()) == 1
+    new.close()
 
 
 # ----------------------------------------------------------------------------------------------------------- the page
