@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from card_page import Visit, server, visit
 from PIL import Image as Pillow
 
 from engine import checkpoints, generation
+from engine.codecs import CodecWarning
 from engine.generation import Distribution
 from engine.model_files import ASTROCLIP
 from engine.objects import SkyObject, Spectrum
@@ -77,6 +80,18 @@ def test_what_is_offered_depends_on_model_and_object(model: Path, galaxy: SkyObj
         assert offer(folder, thing)["sources"] == [] and why in offer(folder, thing)["why"]
     (tmp_path / "config.json").write_text("{")
     assert "damaged" in offer(tmp_path, galaxy)["why"]
+
+
+def test_only_fluxes_are_offered_since_the_model_refuses_all_else(bundle: checkpoints.OmniBundle, galaxy: SkyObject) -> None:
+    bare = replace(galaxy, scalars={}, images=tuple(replace(i, calibrated=False) for i in galaxy.images),
+                   spectra=tuple(replace(s, calibrated=False) for s in galaxy.spectra))
+    for source in sources_of(bundle.folder).values():
+        with pytest.warns(CodecWarning) if source.key in ("legacy", "hsc") else nullcontext():
+            assert bundle.tokenize([bare], source.inputs)[0] == {}
+        assert set(bundle.tokenize([galaxy], source.inputs)[0]) == set(source.inputs)
+    assert offer(bundle.folder, bare)["sources"] == [] and "no image or spectrum" in offer(bundle.folder, bare)["why"]
+    both = replace(bare, spectra=(*bare.spectra, *galaxy.spectra))
+    assert [s["key"] for s in offer(bundle.folder, both)["sources"]] == ["sdss", "desi"]
 
 
 def test_the_desk_refuses_what_is_not_offered(model: Path, sky: Path) -> None:
