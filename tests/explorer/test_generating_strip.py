@@ -26,6 +26,7 @@ from engine.codecs import CodecWarning
 from engine.generation import Distribution
 from engine.model_files import ASTROCLIP
 from engine.objects import SkyObject, Spectrum
+from engine.steps import Step
 from explorer import generated, pictures, runs
 from explorer.desk import Desk
 from explorer.generator import Frame, frames
@@ -139,6 +140,22 @@ def test_frames_tell_target_by_target(told: list[Frame], bundle: checkpoints.Omn
     flux = np.median([s.flux for s in last["tok_spectrum_desi"].samples], axis=0)
     np.testing.assert_allclose(band[1], flux, rtol=1e-4, atol=1e-4)
     assert parts["tok_z"]["curve"]["truth"] == pytest.approx(galaxy.scalars["z"].value)
+
+
+def test_every_preview_is_shown(bundle: checkpoints.OmniBundle, galaxy: SkyObject, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    generate = generation.generate
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[Step]:
+        for step in generate(*arguments, **options):
+            given.extend([arguments[2]] if step.preview is not None else [])
+            yield step
+
+    monkeypatch.setattr(generation, "generate", counted)
+    monkeypatch.setattr(generation.objects, "PREVIEW_EVERY", 0.0)  # how many there are is the engine's to say
+    told = list(frames(bundle, galaxy, replace(sources_of(bundle.folder)["desi"], targets=("tok_z", "tok_image")), 4))
+    shown = [target for frame in told for target, new in frame.parts.items() if new.get("done") is not False]
+    assert shown == given and len(given) > 16
 
 
 def test_a_generated_picture_bears_the_mark_and_says_what_was_not_observed(told: list[Frame]) -> None:
