@@ -377,11 +377,11 @@ class Desk:
             flux = store.spectrum(row)
             if flux is None:
                 return b""
-            wavelength, ivar, mask = (store.spectrum(row, what=w) for w in ("wavelength", "ivar", "mask"))
+            ivar, mask = (store.spectrum(row, what=w) for w in ("ivar", "mask"))
             good = np.isfinite(flux)
             good &= True if ivar is None else ivar > 0
             good &= True if mask is None else ~mask
-            heights = spectra.sparkline(np.asarray(wavelength), np.nan_to_num(flux), good, SPARK_POINTS)
+            heights = spectra.sparkline(np.nan_to_num(flux), good, SPARK_POINTS)
             return bytes(255 if h < 0 else h for h in heights)
 
         return [-1 if h == 255 else h for h in self._cache.get(("spark", row), draw)]

@@ -92,9 +92,9 @@ def words(draw: ImageDraw.ImageDraw, font: Any, text: str, at: tuple[int, int], 
     draw.text((at[0] + 12, at[1] + 8), text, colour, font)
 
 
-def measured(image: Image, side: float, look: pictures.Look | None = None) -> bytes:
+def measured(image: Image, side: float) -> bytes:
     """PNG of a measured image, framed to as many arcsec as the generated one beside it."""
-    return pictures.picture(pictures.framed(image, side), look).png
+    return pictures.picture(pictures.framed(image, side)).png
 
 
 # ------------------------------------------------------------------------------------------------- spectra and numbers

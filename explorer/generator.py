@@ -12,7 +12,6 @@ import queue
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from engine.generation import Part, Reobserved
     from engine.objects import SkyObject
 
-PREVIEW_EVERY = 1 / 3  # seconds
 NICE = 5  # the page comes first
 SAMPLES = {"scalar": 1, "image": 4, "spectrum": 8}
 
@@ -46,8 +44,7 @@ class Frame:
 
 
 def frames(bundle: OmniBundle, thing: SkyObject, source: Source, seed: int) -> Iterator[Frame]:
-    """All that a source has to tell of an object: target by target; the first preview of each at once, further ones at most
-    three times a second. Closing stops.
+    """All that a source has to tell of an object, target by target, with all previews that there are. Closing stops.
 
     Raises what `engine.generation.generate` raises.
     """
@@ -56,7 +53,7 @@ def frames(bundle: OmniBundle, thing: SkyObject, source: Source, seed: int) -> I
     weight = {key: bundle.model.outputs[key].tokens * SAMPLES[bundle.model.outputs[key].kind] for key in source.targets}
     done, total = 0, sum(weight.values())
     for target in source.targets:
-        shows, shown = Shows(bundle, thing, source, target), 0.0
+        shows = Shows(bundle, thing, source, target)
         title = target_title(target)
         yield Frame(done / total, title, *shows.beginning())
         steps = generation.generate(bundle, thing, target, inputs=source.inputs, seed=seed, samples=shows.samples)
@@ -65,8 +62,7 @@ def frames(bundle: OmniBundle, thing: SkyObject, source: Source, seed: int) -> I
                 share = (done + step.fraction * weight[target]) / total
                 if isinstance(step.preview, list):  # the last one
                     yield Frame(share, title, *shows.end(step.preview[0][target]))
-                elif step.preview is not None and time.monotonic() - shown >= PREVIEW_EVERY:
-                    shown = time.monotonic()
+                elif step.preview is not None:
                     yield Frame(share, title, *shows.preview(step.preview))
                 else:
                     yield Frame(share, title)

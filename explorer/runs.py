@@ -54,27 +54,31 @@ class Runs:
     def __init__(self, sky: Path, model: Path) -> None:
         self.sky, self.model = sky, model
         self._lock = threading.RLock()
-        self._runs: OrderedDict[str, Run] = OrderedDict()  # those asked for last at the end
+        self._runs: OrderedDict[str, Run] = OrderedDict()  # in order of asking, again if it had ended
         self._begun = 0  # numbers the orders: a run may be stopped and begun anew
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
         atexit.register(self.close)
 
     # -- what visitors ask ---------------------------------------------------------------------------------------
 
     def start(self, row: int, source: str, seed: int, visitor: str) -> dict[str, Any]:
-        """A run's state; one that was stopped or has failed begins anew. What else this visitor waited for is given up."""
+        """A run's state; one that was stopped or has failed begins anew. What else this visitor waited for is given up.
+
+        Raises LookupError once closed.
+        """
         key = f"{row}-{source}-{seed}"
         with self._lock:
+            if self._closed:
+                raise LookupError("the model was changed just now; generate again")
             run = self._runs.get(key)
+            if run is not None and run.status not in ACTIVE:  # one that waits keeps its place
+                self._runs.move_to_end(key)
             if run is None or run.status in ("stopped", "failed"):
                 self._begun += 1
                 run = self._runs[key] = Run(key, {"run": self._begun, "row": row, "source": source, "seed": seed})
-            self._runs.move_to_end(key)
             for other in [r for r in self._runs.values() if r is not run and visitor in r.watchers]:
                 del other.watchers[visitor]
-                self._end_if_alone(other)
-            run.watchers[visitor] = time.monotonic()
-            self._next()
             return self.state(key, visitor)
 
     def state(self, key: str, visitor: str) -> dict[str, Any]:
@@ -83,6 +87,7 @@ class Runs:
             run = self._run(key)
             if run.status in ACTIVE:
                 run.watchers[visitor] = time.monotonic()
+            self._next()
             ahead = [r for r in self._runs.values() if r.status in ACTIVE]
             return {"run": key, "status": run.status, "fraction": run.fraction, "note": run.note, "version": run.version,
                     "parts": dict(run.parts), "ahead": ahead.index(run) if run.status == "waiting" else 0}
@@ -100,7 +105,6 @@ class Runs:
         with self._lock:
             run = self._run(key)
             run.watchers.pop(visitor, None)
-            self._end_if_alone(run)
             self._next()
             return {"run": key, "status": "stopped" if run.status in ACTIVE else run.status}
 
@@ -110,12 +114,14 @@ class Runs:
             return [key for key, run in self._runs.items() if run.status == "done" and run.order["row"] == row]
 
     def close(self) -> None:
-        """End the process: it ends when its orders do, and at once if it is told."""
+        """End the process at once, whatever it is at; all runs are forgotten, and none begins any more."""
         with self._lock:
+            self._closed = True
+            self._runs.clear()  # else what waits would begin when the process has ended
             process, self._process = self._process, None
         if process is not None:
-            process.terminate()
-            process.wait(10)
+            process.kill()  # it has nothing to bring to an end
+            process.wait()
 
     def _run(self, key: str) -> Run:
         if key not in self._runs:
@@ -124,17 +130,18 @@ class Runs:
 
     # -- the process ---------------------------------------------------------------------------------------------
 
-    def _end_if_alone(self, run: Run) -> None:
+    def _end_alone(self) -> None:
+        """End the runs that no one watches any more."""
         now = time.monotonic()
-        if run.status in ACTIVE and not any(now - seen < PATIENCE for seen in run.watchers.values()):
-            if run.status == "running":
-                self._tell({"stop": run.order["run"]})
-            run.status = "stopped"
+        for run in [r for r in self._runs.values() if r.status in ACTIVE]:
+            if not any(now - seen < PATIENCE for seen in run.watchers.values()):
+                if run.status == "running":
+                    self._tell({"stop": run.order["run"]})
+                run.status = "stopped"
 
     def _next(self) -> None:
-        """Give the process work, if it has none and there is some."""
-        for run in [r for r in self._runs.values() if r.status == "waiting"]:
-            self._end_if_alone(run)
+        """Give the process work, if it has none that anyone watches and there is some."""
+        self._end_alone()
         if any(run.status == "running" for run in self._runs.values()):
             return
         waiting = [run for run in self._runs.values() if run.status == "waiting"]
@@ -179,13 +186,12 @@ class Runs:
             return
         if "ending" not in frame:
             run.take(frame, files)
-            self._end_if_alone(run)
-            return
-        run.status, run.version = frame["ending"], run.version + 1
-        run.note = frame.get("error", "")
-        if run.status == "done":
-            run.fraction = 1.0
-        self._forget()
+        else:
+            run.status, run.version = frame["ending"], run.version + 1
+            run.note = frame.get("error", "")
+            if run.status == "done":
+                run.fraction = 1.0
+            self._forget()
         self._next()
 
     def _forget(self) -> None:

@@ -65,11 +65,12 @@ def _has_codec(folder: Path, m: Modality) -> bool:
 
 
 def has(thing: SkyObject, survey: str) -> bool:
-    """Whether an object has the main input of a source."""
+    """Whether an object has the main input of a source, as a flux: codecs refuse counts, and pictures for the eye."""
     if MAIN[survey] == "image":
-        return thing.image(survey) is not None
+        image = thing.image(survey)
+        return image is not None and image.calibrated
     if MAIN[survey] == "spectrum":
-        return any(s.survey == survey for s in thing.spectra)
+        return any(s.survey == survey and s.calibrated for s in thing.spectra)
     return any(name in thing.scalars for name in ("xp_bp", "xp_rp"))
 
 

@@ -53,7 +53,7 @@ def packed(spectrum: Spectrum) -> bytes:
     return np.concatenate([np.asarray(a, "<f4") for a in arrays]).tobytes()
 
 
-def sparkline(wavelength: Array, flux: Array, good: Array, points: int = 96) -> list[int]:
+def sparkline(flux: Array, good: Array, points: int = 96) -> list[int]:
     """A spectrum as heights 0 to 100 of `points` bins, scaled to its own range; -1 where nothing was measured."""
     edges = np.linspace(0, len(flux), points + 1).astype(int)
     weight = good.astype(float)

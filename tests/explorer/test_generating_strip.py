@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,11 @@ from card_page import Visit, server, visit
 from PIL import Image as Pillow
 
 from engine import checkpoints, generation
+from engine.codecs import CodecWarning
 from engine.generation import Distribution
 from engine.model_files import ASTROCLIP
 from engine.objects import SkyObject, Spectrum
+from engine.steps import Step
 from explorer import generated, pictures, runs
 from explorer.desk import Desk
 from explorer.generator import Frame, frames
@@ -77,6 +83,18 @@ def test_what_is_offered_depends_on_model_and_object(model: Path, galaxy: SkyObj
     assert "damaged" in offer(tmp_path, galaxy)["why"]
 
 
+def test_only_fluxes_are_offered_since_the_model_refuses_all_else(bundle: checkpoints.OmniBundle, galaxy: SkyObject) -> None:
+    bare = replace(galaxy, scalars={}, images=tuple(replace(i, calibrated=False) for i in galaxy.images),
+                   spectra=tuple(replace(s, calibrated=False) for s in galaxy.spectra))
+    for source in sources_of(bundle.folder).values():
+        with pytest.warns(CodecWarning) if source.key in ("legacy", "hsc") else nullcontext():
+            assert bundle.tokenize([bare], source.inputs)[0] == {}
+        assert set(bundle.tokenize([galaxy], source.inputs)[0]) == set(source.inputs)
+    assert offer(bundle.folder, bare)["sources"] == [] and "no image or spectrum" in offer(bundle.folder, bare)["why"]
+    both = replace(bare, spectra=(*bare.spectra, *galaxy.spectra))
+    assert [s["key"] for s in offer(bundle.folder, both)["sources"]] == ["sdss", "desi"]
+
+
 def test_the_desk_refuses_what_is_not_offered(model: Path, sky: Path) -> None:
     desk = Desk(sky, model)
     assert desk.card(0)["generate"]["done"] == []
@@ -122,6 +140,22 @@ def test_frames_tell_target_by_target(told: list[Frame], bundle: checkpoints.Omn
     flux = np.median([s.flux for s in last["tok_spectrum_desi"].samples], axis=0)
     np.testing.assert_allclose(band[1], flux, rtol=1e-4, atol=1e-4)
     assert parts["tok_z"]["curve"]["truth"] == pytest.approx(galaxy.scalars["z"].value)
+
+
+def test_every_preview_is_shown(bundle: checkpoints.OmniBundle, galaxy: SkyObject, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    generate = generation.generate
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[Step]:
+        for step in generate(*arguments, **options):
+            given.extend([arguments[2]] if step.preview is not None else [])
+            yield step
+
+    monkeypatch.setattr(generation, "generate", counted)
+    monkeypatch.setattr(generation.objects, "PREVIEW_EVERY", 0.0)  # how many there are is the engine's to say
+    told = list(frames(bundle, galaxy, replace(sources_of(bundle.folder)["desi"], targets=("tok_z", "tok_image")), 4))
+    shown = [target for frame in told for target, new in frame.parts.items() if new.get("done") is not False]
+    assert shown == given and len(given) > 16
 
 
 def test_a_generated_picture_bears_the_mark_and_says_what_was_not_observed(told: list[Frame]) -> None:
@@ -249,6 +283,34 @@ def test_what_is_stopped_ends_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -
     assert made.told[-1] == {"stop": 3}, "bob has left"
 
 
+@pytest.mark.parametrize("silent", [False, True])
+def test_who_waits_is_next_when_the_one_before_just_leaves(silent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Silent()
+    made.start(1, "legacy", 0, "ada")
+    made.start(2, "legacy", 0, "bob")
+    now = time.monotonic()
+    for seconds in (0.6, 1.2):  # of ada's patience: bob goes on asking
+        monkeypatch.setattr(runs.time, "monotonic", lambda s=seconds: now + s * runs.PATIENCE)
+        if not silent:
+            made.frame(1)
+        state = made.state("2-legacy-0", "bob")
+    assert (state["status"], state["note"]) == ("running", "starting")
+    assert [o.get("row", o) for o in made.told] == [1, {"stop": 1}, 2]
+    made._take({"run": 1, "ending": "stopped"}, {})
+    assert len(made.told) == 3 and made.state("2-legacy-0", "bob")["status"] == "running"
+
+
+def test_asking_again_keeps_the_place_in_the_queue() -> None:
+    made = Silent()
+    for row, visitor in ((1, "ada"), (2, "bob"), (3, "eve")):
+        made.start(row, "legacy", 0, visitor)
+    assert made.start(2, "legacy", 0, "bob")["ahead"] == made.start(2, "legacy", 0, "ida")["ahead"] == 1
+    made.start(1, "legacy", 0, "ada")
+    assert made.state("2-legacy-0", "bob")["ahead"] == 1, "what runs is before what waits"
+    made._take({"run": 1, "ending": "failed", "error": "no such input"}, {})
+    assert [o["row"] for o in made.told] == [1, 2] and made.start(1, "legacy", 0, "ada")["ahead"] == 2, "anew: at the end"
+
+
 def test_done_runs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "KEPT_BYTES", 25)
     made = Silent()
@@ -282,6 +344,36 @@ def test_a_process_that_fails_or_dies_is_said(sky: Path, tmp_path: Path) -> None
     until(lambda: made.state(key, "ada")["status"] == "failed")
     assert "exit code -9" in made.state(key, "ada")["note"] and generators() == []
     made.close()
+
+
+def test_after_closing_nothing_is_alive_or_begins(sky: Path, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    made = Runs(sky, tmp_path)
+    made.start(0, "legacy", 0, "ada")
+    made.start(1, "legacy", 0, "bob")
+    [process] = generators()
+    process.send_signal(signal.SIGSTOP)  # it is busy
+    made.close()
+    for follower in set(threading.enumerate()) - before:
+        follower.join(10)
+    assert generators() == [] and not process.is_running()
+    with pytest.raises(LookupError, match="was forgotten; generate again"):
+        made.state("1-legacy-0", "bob")
+    with pytest.raises(LookupError, match="model was changed"):
+        made.start(1, "legacy", 0, "bob")
+    assert generators() == []
+
+
+def test_another_model_ends_what_the_last_one_was_at(model: Path, sky: Path, tmp_path: Path) -> None:
+    desk = Desk(sky, shutil.copytree(model, tmp_path / "first"))
+    desk.generate(0, "legacy", 0, "ada")
+    desk.generate(1, "legacy", 0, "bob")
+    [process] = generators()
+    desk.model = model
+    new = desk.runs
+    assert new.model == model and desk.runs is new and not process.is_running() and generators() == []
+    assert desk.generate(1, "legacy", 0, "bob")["status"] == "running" and len(generators()) == 1
+    new.close()
 
 
 # ----------------------------------------------------------------------------------------------------------- the page
