@@ -12,9 +12,10 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 KEPT_BYTES = 64_000_000  # of runs that are done
 PATIENCE = 20.0  # seconds after which a visitor who does not ask any more is taken to have left
@@ -166,18 +167,16 @@ class Runs:
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
         """Take in what the process sends, until it ends."""
         assert process.stdout is not None
-        while header := process.stdout.readline():
-            frame = json.loads(header)
-            files = {name: process.stdout.read(size) for name, size in frame["sizes"].items()}
+        for frame, files in received(process.stdout):
             with self._lock:
                 self._take(frame, files)
         code = process.wait()
         with self._lock:
-            if self._process is process:
+            if self._process is process:  # else another is at work already
                 self._process = None
-            for run in [r for r in self._runs.values() if r.status == "running"]:
-                run.status = "failed"
-                run.note = f"The process that generates ended (exit code {code}); the terminal says why. Generate again."
+                for run in [r for r in self._runs.values() if r.status == "running"]:
+                    run.status = "failed"
+                    run.note = f"The process that generates ended (exit code {code}); the terminal says why. Generate again."
             self._next()
 
     def _take(self, frame: dict[str, Any], files: dict[str, bytes]) -> None:
@@ -203,3 +202,13 @@ class Runs:
                 return
             size -= run.size
             del self._runs[run.key]
+
+
+def received(stream: IO[bytes]) -> Iterator[tuple[dict[str, Any], dict[str, bytes]]]:
+    """Frames with their files, as `explorer.generator` sends them, up to one that it could not finish."""
+    while (header := stream.readline()).endswith(b"\n"):
+        frame = json.loads(header)
+        files = {name: stream.read(size) for name, size in frame["sizes"].items()}
+        if any(len(files[name]) < size for name, size in frame["sizes"].items()):
+            return
+        yield frame, files

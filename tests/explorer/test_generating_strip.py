@@ -29,7 +29,7 @@ from engine.objects import SkyObject, Spectrum
 from engine.steps import Step
 from explorer import generated, pictures, runs
 from explorer.desk import Desk
-from explorer.generator import Frame, frames
+from explorer.generator import Frame, frames, send
 from explorer.runs import Runs
 from explorer.sources import has, offer, sources_of
 
@@ -281,6 +281,15 @@ def test_what_is_stopped_ends_and_begins_anew(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(runs.time, "monotonic", lambda: now + 2 * runs.PATIENCE)
     made.frame(3)
     assert made.told[-1] == {"stop": 3}, "bob has left"
+
+
+def test_a_process_that_dies_while_it_sends_has_sent_what_was_whole() -> None:
+    sent = io.BytesIO()
+    send(sent, {"a.png": b"abc", "b.png": b""}, run=1)
+    whole = sent.tell()
+    send(sent, {"a.png": b"def"}, run=1)
+    for most in (whole, whole + 10, sent.tell() - 1):
+        assert [files for _, files in runs.received(io.BytesIO(sent.getvalue()[:most]))] == [{"a.png": b"abc", "b.png": b""}]
 
 
 @pytest.mark.parametrize("silent", [False, True])
