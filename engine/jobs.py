@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from engine.embeddings import MANIFEST, Embeddings
 from engine.files import NoRoom, only_writer, read_json
-from engine.model_files import model_of
+from engine.model_files import SHIPPED, model_of
 from engine.steps import Step
 from engine.store import Store
 
@@ -106,14 +106,16 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
     store = Store(sky)
     bundle = _loaded(store, model)
     if isinstance(bundle, checkpoints.OmniBundle):
+        if inputs is not None and space in bundle.spaces:
+            raise ValueError(f"{space} is what {bundle.folder.name} makes of its own inputs; give those of yours another name")
         asked = _manifests(store, bundle, known_only=model is None) if inputs is None else {
             space: bundle.manifest(space, inputs, pool)}
-        steps = _embed_tokens(store, bundle, asked, quick)
+        steps = _embed_tokens(store, bundle, asked, quick, _patch_keys(bundle, inputs) if parts else ())
         if not asked:
             raise ValueError(f"{bundle.folder} has no codecs of images or spectra, so it makes no vectors; they lie in its "
                              "folder codecs, and omnisky download fetches them with the model")
         if parts:
-            steps = chain(_scaled(steps, 0.0, 0.5), _scaled(_store_patches(store, bundle, inputs), 0.5, 1.0))
+            steps = _with_patches(store, bundle, steps, _patch_keys(bundle, inputs))
     elif inputs is not None or parts:
         raise ValueError(f"{bundle.folder.name} always reads the same and has no parts; "
                          "a choice of inputs, and patches, need a model of AION-1's kind")
@@ -136,11 +138,20 @@ def _loaded(store: Store, model: str | Path | None) -> Bundle | OmniBundle:
 def _manifests(store: Store, bundle: OmniBundle, known_only: bool) -> dict[str, dict[str, Any]]:
     """Of the model's spaces and of those that were made of chosen inputs; known_only: without those that are not there yet."""
     there = {path.parent.name: read_json(path) for path in store.path.glob(f"embeddings/*/{MANIFEST}")}
-    found = {space: m for space, m in bundle.manifests.items() if space in there or not (known_only and there)}
-    for space, manifest in there.items():
-        if space not in bundle.spaces and manifest.get("model") == bundle.folder.name:
-            found[space] = bundle.manifest(space, manifest["inputs"]["modalities"], manifest["inputs"]["pool"])
+    ours = [space for space, manifest in there.items() if _made_by(manifest, bundle)]
+    found = {space: m for space, m in bundle.manifests.items() if space in ours or not (known_only and there)}
+    for space in set(ours) - {*bundle.spaces}:
+        manifest = there[space]
+        found[space] = bundle.manifest(space, manifest["inputs"]["modalities"], manifest["inputs"]["pool"])
     return found
+
+
+def _made_by(manifest: Mapping[str, Any], bundle: Bundle | OmniBundle) -> bool:
+    """Whether vectors are of a model, which may have been trained on since. The shipped one is known by its name, wherever it
+    is installed; folders of others often have the same name."""
+    name = bundle.folder.name
+    folder = name == SHIPPED.name or manifest.get("folder") == str(bundle.folder.resolve())
+    return folder and manifest.get("model", SHIPPED.name) == name
 
 
 def align(sky: str | Path, model: str | Path, pairs: int = 4000, seed: int = 0) -> Iterator[Step]:
@@ -175,14 +186,14 @@ def _embed_pixels(store: Store, bundle: Bundle | OmniBundle) -> Iterator[Step]:
     yield from _append_all(store, open_spaces(store.path, bundle.manifests), EMBED_BATCH, vectors)
 
 
-def _embed_tokens(store: Store, bundle: OmniBundle, manifests: Mapping[str, Mapping[str, Any]], quick: bool | None
-                  ) -> Iterator[Step]:
-    """`embed` by the only embedder: first the tokens that are missing, then vectors of them."""
+def _embed_tokens(store: Store, bundle: OmniBundle, manifests: Mapping[str, Mapping[str, Any]], quick: bool | None,
+                  more: Sequence[str]) -> Iterator[Step]:
+    """`embed` by the only embedder: first the tokens that are missing, of the manifests' inputs and more, then vectors."""
     from engine import tokenized
 
     needed = list(dict.fromkeys(key for m in manifests.values() for key in m["inputs"]["modalities"]))
     said: list[str] = []
-    for step in tokenized.tokenize(store, bundle, needed, quick):
+    for step in tokenized.tokenize(store, bundle, list(dict.fromkeys([*needed, *more])), quick):
         said += (step.preview or {}).get("warnings", [])
         yield Step(0.3 * step.fraction, step.note)
     tokens = tokenized.Tokens.open(store.path, bundle, needed)
@@ -196,11 +207,23 @@ def _embed_tokens(store: Store, bundle: OmniBundle, manifests: Mapping[str, Mapp
         yield Step(0.3 + 0.7 * step.fraction, step.note, {"warnings": said} if step.fraction == 1 else None)
 
 
-def _store_patches(store: Store, bundle: OmniBundle, inputs: Sequence[str] | None) -> Iterator[Step]:
+def _patch_keys(bundle: OmniBundle, inputs: Sequence[str] | None) -> list[str]:
+    """Inputs that have parts, all of the model's or those that were chosen."""
     from engine import patches
 
-    with_parts = patches.keys(bundle)
-    yield from patches.store(store, bundle, with_parts if inputs is None else [key for key in inputs if key in with_parts])
+    return [key for key in patches.keys(bundle) if inputs is None or key in inputs]
+
+
+def _with_patches(store: Store, bundle: OmniBundle, embedding: Iterator[Step], keys: Sequence[str]) -> Iterator[Step]:
+    """`embed`, then patches of its tokens; what embedding had to say is said at the end."""
+    from engine import patches
+
+    said = None
+    for step in embedding:
+        said = step.preview or said
+        yield Step(0.5 * step.fraction, step.note)
+    for step in patches.store(store, bundle, keys):
+        yield Step(0.5 + 0.5 * step.fraction, step.note, said if step.fraction == 1 else None)
 
 
 def _append_all(store: Store, spaces: dict[str, Embeddings], batch: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -170,10 +171,31 @@ def test_a_grown_sky_stays_with_its_model(sky: Path, folder: Path, bundle: OmniB
     assert done.exit_code == 1 and f"whose folder {moved.resolve()} is gone; name the model with --model FOLDER" in done.output
 
 
+def test_a_sky_with_two_models_keeps_both(sky: Path, folder: Path, bundle: OmniBundle, tmp_path: Path) -> None:
+    """Folders of trained models are all called the same; without a model named, no space is made anew by another one."""
+    mine, yours = tmp_path / "mine" / "model", tmp_path / "yours" / "model"
+    shutil.copytree(folder, mine)
+    shutil.copytree(folder, yours)
+    other = Omni(bundle.model.config)
+    other.init_weights(9)
+    save_aion(yours, other)
+    list(jobs.embed(sky, mine))
+    list(jobs.embed(sky, yours, ["tok_image"], "of-yours"))
+    before = {space: engine.open(sky).vectors(space).tobytes() for space in engine.open(sky).spaces}
+    assert set(before) == {"image", "spectrum", "of-yours"}
+    list(jobs.embed(sky))
+    opened = engine.open(sky)
+    assert {space: opened.vectors(space).tobytes() for space in opened.spaces} == before
+    assert {space: Path(opened.embeddings(space).manifest["folder"]).parent.name for space in opened.spaces} == {
+        "image": "mine", "spectrum": "mine", "of-yours": "yours"}
+
+
 def test_what_cannot_be_is_one_sentence(sky: Path, folder: Path) -> None:
     run = CliRunner()
     for arguments, says in ((["--inputs", "tok_mass"], "'tok_mass': aion-small has no such input"),
-                            (["--inputs", "tok_image", "--space", "../up"], "cannot be called '../up'")):
+                            (["--inputs", "tok_image", "--space", "../up"], "cannot be called '../up'"),
+                            (["--inputs", "tok_image", "--space", "spectrum"],
+                             "spectrum is what aion-small makes of its own inputs")):
         done = run.invoke(app, ["embed", str(sky), "--model", str(folder), *arguments])
         assert done.exit_code == 1 and says in done.output, done.output
     done = run.invoke(app, ["embed", str(sky), "--model", str(ASTROCLIP), "--inputs", "tok_image"])
@@ -187,3 +209,7 @@ def test_what_codecs_say_is_passed_on(sky: Path, folder: Path) -> None:
     Store(sky).append([odd], ["z"])
     done = CliRunner().invoke(app, ["tokenize", str(sky), "--model", str(folder), "--inputs", "tok_flux_g"])
     assert done.exit_code == 0 and "odd goes without tok_flux_g: flux_g of object odd is in Angstrom" in done.output
+    list(jobs.embed(sky, folder, ["tok_flux_g"], "fluxes"))
+    Store(sky).append([replace(odd, id="odder")], ["y"])
+    *_, last = jobs.embed(sky, folder, ["tok_flux_g", "tok_image"], "fluxes", parts=True)
+    assert any("odder goes without tok_flux_g" in said for said in last.preview["warnings"])
