@@ -301,26 +301,31 @@ def export_all(request: Request, store: Store, folder: Path) -> Iterator[Step]:
 def _missing(request: Request, store: Store, folder: Path) -> Iterator[Step]:
     from engine.generation.objects import batch, with_inputs
 
-    rows = [row for row, id in enumerate(store.ids) if not (folder / file_name(str(id))).is_file()]
-    total, before, new, without = len(store), len(store) - len(rows), 0, 0
-    about = provenance(request)
-    for start in range(0, len(rows), request.at_once):
-        things = [store.read(row) for row in rows[start : start + request.at_once]]
+    about, total = provenance(request), len(store)
+    paths = [folder / file_name(str(id)) for id in store.ids]
+    there, new, without = 0, 0, 0
+    for start in range(0, total, request.at_once):  # the same objects share a batch, and its rounding, however often it stopped
+        rows = range(start, min(start + request.at_once, total))
+        todo = {i for i, row in enumerate(rows) if not paths[row].is_file()}
+        there += len(rows) - len(todo)
+        if not todo:
+            continue
+        things = [store.read(row) for row in rows]
         tokens, hidden = request.bundle.tokenize(things, request.inputs)
         able = np.flatnonzero(with_inputs(things, hidden)).tolist()
-        without += len(things) - len(able)
-        if able:
-            some = [things[i] for i in able]
-            tokens, hidden = ({key: value[able] for key, value in each.items()} for each in (tokens, hidden))
-            made = yield from batch(request, some, tokens, hidden, before + new + without, total)
-            for thing, one in zip(some, made, strict=True):
-                save(folder / file_name(thing.id), hdus(one, thing, about))
+        without += len(todo - {*able})
+        if not todo & {*able}:
+            continue
+        tokens, hidden = ({key: value[able] for key, value in each.items()} for each in (tokens, hidden))
+        made = yield from batch(request, [things[i] for i in able], tokens, hidden, start, total)
+        for i, one in zip(able, made, strict=True):
+            if i in todo:
+                save(paths[rows[i]], hdus(one, things[i], about))
                 new += 1
-                done = before + new + without
-                yield Step(done / total * 0.999, f"generated for {done:,} of {total:,} objects")
+                yield Step(rows.stop / total * 0.999, f"generated for {there + new + without:,} of {total:,} objects")
     lost = f"; {without:,} have none of the inputs" if without else ""
-    yield Step(1.0, f"{before + new:,} files in {folder}, {new:,} of them new{lost}",
-               {"files": before + new, "new": new, "without": without})
+    yield Step(1.0, f"{there + new:,} files in {folder}, {new:,} of them new{lost}",
+               {"files": there + new, "new": new, "without": without})
 
 
 def file_name(id: str) -> str:

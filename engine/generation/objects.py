@@ -155,7 +155,7 @@ class Request:
         """Whether what is said of a number at this place of the chain is the model's own: see `Distribution`."""
         before = [self.bundle.model.outputs[key] for key in self.chain[:link]]
         ordered = self.settings.scheme == "roar" or all(m.tokens == 1 or is_sequence(m) for m in before)
-        return not before or (self.settings.plain and ordered)
+        return self.settings.plain and (not before or ordered)
 
     def origin(self, target: str, sources: Sequence[str]) -> str:
         """Provenance, to which the sample is added."""

@@ -76,6 +76,9 @@ def test_an_image_becomes_a_spectrum_and_that_a_redshift(bundle: OmniBundle, gal
         "scheme one-step, temperature 1, seed 5, sample 1" in made.history[1]
     cold = last(generation.generate(bundle, galaxies[0], chain, inputs=["tok_flux_g"], scheme="one-step", temperature=0.5))
     assert not cold[0]["tok_z"].distribution.posterior
+    for settings, plain in (({}, True), ({"temperature": 0.5}, False), ({"top_k": 5}, False), ({"guidance": 2.0}, False)):
+        [alone] = last(generation.generate(bundle, galaxies[0], "tok_z", inputs=["tok_flux_g"], **settings))
+        assert alone["tok_z"].distribution.posterior is plain
 
 
 def test_samples_depend_on_seed_and_object_alone(bundle: OmniBundle, galaxies: list[SkyObject]) -> None:
