@@ -277,7 +277,7 @@ def generate(
     """Make what was not observed from what was, by a model, as FITS that says so. A stopped batch goes on if run again."""
     from engine import jobs
     from engine.generation.draws import Settings
-    from engine.generation.exports import target_key
+    from engine.modalities import target_key
 
     keys = []
     for name in _keys(target) or [""]:

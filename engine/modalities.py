@@ -76,3 +76,19 @@ OURS: tuple[Modality, ...] = (
 
 FLUXES = tuple(f"tok_flux_{band}" for band in "griz")  # of Legacy Surveys, measured for every object: "the magnitudes"
 MODALITIES: dict[str, Modality] = {m.key: m for m in (*AION, *OURS)}
+# What people call targets.
+NAMES = {"legacy_image": "tok_image", "hsc_image": "tok_image_hsc", "desi_spectrum": "tok_spectrum_desi",
+         "sdss_spectrum": "tok_spectrum_sdss", "redshift": "tok_z", "catalogue": "catalog", "segmentation": "tok_segmap"}
+
+
+def target_key(name: str) -> str:
+    """The token key of a target by its plain name or its key. Raises KeyError with the names there are."""
+    for key in (name, NAMES.get(name, ""), f"tok_{name}"):
+        if key in MODALITIES:
+            return key
+    raise KeyError(f"{name!r} is no target; choose one of {', '.join(NAMES)}, or a token key such as tok_flux_g")
+
+
+def plain_name(key: str) -> str:
+    """hsc_image of tok_image_hsc, flux_g of tok_flux_g."""
+    return {key: name for name, key in NAMES.items()}.get(key, key.removeprefix("tok_"))

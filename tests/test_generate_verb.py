@@ -17,7 +17,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from typer.testing import CliRunner
 
-from engine import checkpoints, cli, demo_sky, generation, io, jobs
+from engine import checkpoints, cli, demo_sky, generation, io, jobs, modalities
 from engine.cli import app
 from engine.generation import Settings, exports
 from engine.objects import SkyObject
@@ -211,7 +211,7 @@ def test_the_verb_explains_itself() -> None:
 
 
 def test_names_of_targets_and_files() -> None:
-    assert [exports.target_key(n) for n in ("hsc_image", "tok_image", "flux_g", "redshift")] == \
+    assert [modalities.target_key(n) for n in ("hsc_image", "tok_image", "flux_g", "redshift")] == \
         ["tok_image_hsc", "tok_image", "tok_flux_g", "tok_z"]
     assert exports.file_name("demo-1") == "demo-1.fits"
     names = {exports.file_name(id) for id in ("a/b", "a_b", "a b", "../x", ".hidden")}

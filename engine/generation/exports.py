@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engine.files import read_json, replace_bytes, write_json
-from engine.modalities import MODALITIES
+from engine.modalities import plain_name
 from engine.model_files import checksum
 from engine.steps import Step
 
@@ -31,25 +31,9 @@ if TYPE_CHECKING:
     from engine.objects import Image, SkyObject, Spectrum
     from engine.store import Store
 
-NAMES = {"legacy_image": "tok_image", "hsc_image": "tok_image_hsc", "desi_spectrum": "tok_spectrum_desi",
-         "sdss_spectrum": "tok_spectrum_sdss", "redshift": "tok_z", "catalogue": "catalog", "segmentation": "tok_segmap"}
-PLAIN = {key: name for name, key in NAMES.items()}
 SURVEY_WORDS = {"legacy": "LegacySurvey", "hsc": "HSC"}  # as `engine.io` knows them in a header
 MANIFEST = "generated.json"
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
-
-
-def target_key(name: str) -> str:
-    """The token key of a target by its plain name or its key. Raises KeyError with the names there are."""
-    for key in (name, NAMES.get(name, ""), f"tok_{name}"):
-        if key in MODALITIES:
-            return key
-    raise KeyError(f"{name!r} is no target; choose one of {', '.join(NAMES)}, or a token key such as tok_flux_g")
-
-
-def plain_name(key: str) -> str:
-    """hsc_image of tok_image_hsc, flux_g of tok_flux_g."""
-    return PLAIN.get(key, key.removeprefix("tok_"))
 
 
 # ---------------------------------------------------------------------------------------------------------- one object

@@ -20,7 +20,7 @@ from engine.generation import grids, sequences
 from engine.generation.decoded import reaches
 from engine.generation.draws import Settings, generator, whole
 from engine.generation.results import MARK, Generated, Part, Scribe, sample_objects
-from engine.modalities import Modality
+from engine.modalities import NAMES, Modality
 from engine.models.tokens import is_sequence
 from engine.steps import Step
 
@@ -62,13 +62,14 @@ def asked(bundle: OmniBundle, target: str | Sequence[str], *, inputs: Sequence[s
           samples: int = 1, **settings: Any) -> Request:
     """What is to be made, checked before anything is.
 
-    inputs: token keys; None: `bundle.measured` without the targets. settings: scheme, steps, temperature, top_k, top_p,
-    guidance and cache of `generation.draws.Settings` (a catalogue is always drawn in its own order).
+    target: token keys, or plain names such as hsc_image (`engine.modalities.NAMES`); what is made goes by the keys. inputs:
+    token keys; None: `bundle.measured` without the targets. settings: scheme, steps, temperature, top_k, top_p, guidance and
+    cache of `generation.draws.Settings` (a catalogue is always drawn in its own order).
 
     Raises KeyError for a target or input that the model or its folder of codecs does not have; ValueError for a target among
     the inputs, one twice, and settings that cannot be.
     """
-    chain = (target,) if isinstance(target, str) else tuple(target)
+    chain = tuple(NAMES.get(name, name) for name in ((target,) if isinstance(target, str) else target))
     if not whole(samples) or samples < 1:
         raise ValueError(f"samples is {samples!r}; it must be a whole number from 1")
     if not whole(seed):

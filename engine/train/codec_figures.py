@@ -77,7 +77,8 @@ def spectrum_keys(sky: Tensors) -> Tensors:
 
 
 def image_table(codec: CompactImageCodec, sky: Tensors, survey: str, test: int) -> Table:
-    """PSNR (dB, of the truth's brightest pixel, median), chi2 a pixel of the noisy data, scatter of r and g - r in 4"."""
+    """PSNR (dB, of the truth's brightest pixel, median), chi2 a pixel of the noisy data, scatter of r and g - r in 4"; of the
+    codec also how many of its ids are in use."""
     unit = BANDS[CHANNELS[survey][0]].unit
     noisy, truth, ivar = sky[survey][:test].float(), sky[f"{survey}_truth"][:test].float(), sky[f"{survey}_ivar"][:test]
     tokens = codec.tokenize(noisy * unit, survey)
@@ -87,7 +88,8 @@ def image_table(codec: CompactImageCodec, sky: Tensors, survey: str, test: int) 
     rows = {"codec": codec.detokenize(tokens, survey) / unit, "noisy pixels": noisy, "2 x 2 means": blocks(noisy, 2),
             "4 x 4 means": blocks(noisy, 4), "components": press[1](components(press[0](fit), press[0](noisy), bits)),
             "truth": truth}
-    return {name: image_row(pixels, noisy, truth, ivar, survey) for name, pixels in rows.items()}
+    table = {name: image_row(pixels, noisy, truth, ivar, survey) for name, pixels in rows.items()}
+    return table | {"codec": table["codec"] | use(tokens[:, 1:], codec)}  # the first is the level's
 
 
 def image_row(pixels: Tensor, noisy: Tensor, truth: Tensor, ivar: Tensor, survey: str) -> dict[str, float]:
@@ -174,10 +176,12 @@ def probed(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
 
 
 def spectrum_table(codec: SpectrumCodec, sky: Tensors, name: str, test: int) -> Table:
-    """R2 of the truth (median object, and all pixels together), chi2 a pixel of the noisy data, error of the flux of lines."""
+    """R2 of the truth (median object, and all pixels together), chi2 a pixel of the noisy data, error of the flux of lines; of
+    the codec also how many of its ids are in use."""
     noisy, ivar, mask, truth = (sky[f"{name}{what}"][:test] for what in ("", "_ivar", "_mask", "_truth"))
     wavelength = wavelengths(name, noisy.shape[1]).float()
-    drawn, _ = codec.detokenize(codec.tokenize(noisy, ivar, mask, wavelength), wavelength)
+    tokens = codec.tokenize(noisy, ivar, mask, wavelength)
+    drawn, _ = codec.detokenize(tokens, wavelength)
     level = noisy.mean(1, keepdim=True).clamp_min(0.1)
     clean = torch.where(mask, level, noisy)
     fit, fit_mask = sky[name][test:], sky[f"{name}_mask"][test:]
@@ -187,7 +191,8 @@ def spectrum_table(codec: SpectrumCodec, sky: Tensors, name: str, test: int) -> 
     rows = {"codec": drawn, "noisy pixels": clean, "means of 64": runs(clean, 64), "means of 16": runs(clean, 16),
             "components": torch.sinh(parts) * level, "truth": truth}
     good = ~mask & (ivar > 0)
-    return {row: spectrum_row(flux, noisy, truth, ivar, good, wavelength, sky["z"][:test]) for row, flux in rows.items()}
+    table = {row: spectrum_row(flux, noisy, truth, ivar, good, wavelength, sky["z"][:test]) for row, flux in rows.items()}
+    return table | {"codec": table["codec"] | use(tokens[:, 1:], codec)}  # the first is the level's
 
 
 def runs(flux: Tensor, size: int) -> Tensor:
@@ -230,17 +235,31 @@ def lines(flux: Tensor, ivar: Tensor, good: Tensor, wavelength: Tensor, z: Tenso
 
 
 def field_table(codec: SegmentationCodec, field: Tensor) -> Table:
-    """Mean squared error, and overlap (intersection over union) of what is an arm or a bar at least by half."""
+    """Mean squared error, and overlap (intersection over union) of what is an arm or a bar at least by half; of the codec also
+    how many of its ids are in use."""
     field = field[field.flatten(1).any(1)]
-    rows = {"codec": codec.detokenize(codec.tokenize(field)), "8 x 8 means": blocks(field[:, None], 8)[:, 0],
+    tokens = codec.tokenize(field)
+    rows = {"codec": codec.detokenize(tokens), "8 x 8 means": blocks(field[:, None], 8)[:, 0],
             "4 x 4 means": blocks(field[:, None], 4)[:, 0]}
     there = field >= ARM / 2
-    return {name: {"squares": float(F.mse_loss(x, field)),
-                   "overlap": float(((x >= ARM / 2) & there).sum() / ((x >= ARM / 2) | there).sum().clamp_min(1))}
-            for name, x in rows.items()}
+    table = {name: {"squares": float(F.mse_loss(x, field)),
+                    "overlap": float(((x >= ARM / 2) & there).sum() / ((x >= ARM / 2) | there).sum().clamp_min(1))}
+             for name, x in rows.items()}
+    return table | {"codec": table["codec"] | use(tokens, codec)}
 
 
 # -- statistics -----------------------------------------------------------------------------------------------------------
+
+
+def use(ids: Tensor, codec: Codec) -> dict[str, float]:
+    """Of a codec's ids how many are in use, and how many it has."""
+    return {"perplexity": perplexity(ids), "vocabulary": codec.vocabulary}
+
+
+def perplexity(ids: Tensor) -> float:
+    """exp of the entropy of the ids: how many of equal frequency would be as varied."""
+    share = torch.bincount(ids.flatten().long()).double() / ids.numel()
+    return float(torch.exp(-torch.special.xlogy(share, share).sum()))
 
 
 def nmad(x: Tensor) -> float:

@@ -23,18 +23,17 @@ HIGHEST_REDSHIFT = 6.0
 def fit(recipe: CodecRecipe, source: CodecSource, folder: Path) -> dict[str, Any]:
     """Write a codec of every scalar that the sky has into folder/NAME, and that of the catalogue; how well each keeps held-out
     values, by name."""
-    figures = {}
+    figures, trained = {}, {"recipe": recipe.to_dict(), "digest": recipe.digest()}
     for modality in AION:
         name = str(modality.scalar) if modality.codec == "multi" else f"s_{modality.scalar}"
         if modality.codec not in ("cdf", "log", "grid", "multi") or name not in source.arrays:
             continue
         values = known(source.read(name, source.rows))
         codec = fitted(modality, values, recipe.redshifts if modality.codec == "grid" else recipe.entries)
-        checkpoints.save_codec(folder / modality.folder, codec, {"recipe": recipe.to_dict(), "objects": len(values)})
+        checkpoints.save_codec(folder / modality.folder, codec, trained | {"objects": len(values)})
         figures[modality.folder] = kept(codec, known(source.read(name, source.held_out(recipe.validation))))
     shapes = known(torch.stack([source.read(f"s_{name}", source.rows) for name in COLUMNS[2:]], 1))
-    trained = {"recipe": recipe.to_dict(), "objects": len(shapes)}
-    checkpoints.save_codec(folder / "catalog", catalogue(shapes, recipe.entries), trained)
+    checkpoints.save_codec(folder / "catalog", catalogue(shapes, recipe.entries), trained | {"objects": len(shapes)})
     return figures
 
 

@@ -24,11 +24,13 @@ from engine.codecs.compact import COLOUR, light
 from engine.codecs.convnext import Down, Up
 from engine.codecs.quantizers import FSQ
 from engine.codecs.spectrum import interpolate
+from engine.files import read_json
 from engine.models.inputs import asinh
 from engine.models.processor import mixed_precision
 from engine.steps import Step
-from engine.train import codec_tables, parallel
+from engine.train import codec_figures, codec_tables, parallel
 from engine.train.codec_data import SPECTROGRAPHS, SURVEYS, CodecSource, Images, Spectra, build_cache
+from engine.train.codec_figures import perplexity
 from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
 from engine.train.data import Render, write_json
 from engine.train.loop import RENDERING, keep_until
@@ -51,18 +53,19 @@ def run(kind: Kind, out: str | Path, recipe: str | CodecRecipe = "demo", render:
     same machine with the same threads. Raises KeyError for an unknown kind or recipe; ValueError if `out` holds a run of
     another recipe, and at a step whose loss is not finite (the last checkpoint is kept).
     """
-    from engine.train import codec_figures
-
     recipe, out = _recipe(kind, recipe), Path(out)
     device = parallel.start()
     if render is None:
         from engine import simulate
 
         render = partial(simulate.render, device=device)
-    previous = checkpoints.last_step(out / "checkpoint")
+    previous = _previous(out)
     if previous is not None and previous["digest"] != recipe.digest():
         raise ValueError(f"{out} holds a run of another recipe ({previous['recipe']['kind']}, {previous['recipe']['name']}, "
                          f"{previous['digest']}); train into a new folder, or remove this one")
+    if previous is not None and (out / "figures.json").is_file():  # tokens know a codec by its files: they stay as they are
+        yield _done(out)
+        return
     torch.set_num_threads(recipe.threads)
     for step in build_cache(recipe, out / "cache", render, device):
         yield Step(RENDERING * step.fraction, step.note)
@@ -75,7 +78,17 @@ def run(kind: Kind, out: str | Path, recipe: str | CodecRecipe = "demo", render:
         yield Step(0.99, "measuring what the codec keeps")
         figures = codec_figures.measure(checkpoints.load_codec(out / "model"), recipe, render)
     write_json(out / "figures.json", figures)
-    yield Step(1.0, f"trained; the model is in {out / 'model'}", str(out / "model"))
+    yield _done(out)
+
+
+def _previous(out: Path) -> dict[str, Any] | None:
+    """What the run in a folder says of itself; None if there is none. Scalars are fitted at once, without checkpoints."""
+    tables = out / "model" / "catalog" / "config.json"
+    return read_json(tables)["trained"] if tables.is_file() else checkpoints.last_step(out / "checkpoint")
+
+
+def _done(out: Path) -> Step:
+    return Step(1.0, f"trained; the model is in {out / 'model'}", str(out / "model"))
 
 
 def _recipe(kind: Kind, recipe: str | CodecRecipe) -> CodecRecipe:
@@ -235,9 +248,3 @@ def validate(codec: Codec, recipe: CodecRecipe, source: CodecSource) -> dict[str
         row |= {f"held_out_{name}": float(loss), f"perplexity_{name}": perplexity(ids)}
     losses = [value for name, value in row.items() if name.startswith("held_out_")]
     return row | {"held_out": sum(losses) / len(losses)}
-
-
-def perplexity(ids: Tensor) -> float:
-    """exp of the entropy of the ids: how many of equal frequency would be as varied."""
-    share = torch.bincount(ids.flatten().long()).double() / ids.numel()
-    return float(torch.exp(-torch.special.xlogy(share, share).sum()))

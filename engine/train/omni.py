@@ -80,6 +80,8 @@ class Training:
     optimiser: torch.optim.Optimizer
     averages: dict[str, Tensor]
     device: torch.device
+    skies: list[Path]
+    pair: How | None
     codecs: Path
     out: Path
     marks: dict[str, str]  # of recipe and tokens: a checkpoint must have the same
@@ -149,7 +151,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
             block.compile(dynamic=True)  # the number of tokens changes from batch to batch
     averages = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimiser = adamw_omni(model, recipe.rate, recipe.decay, recipe.betas)
-    return Training(recipe, config, data, module, optimiser, averages, device, codecs, out, marks, start)
+    return Training(recipe, config, data, module, optimiser, averages, device, skies, pair, codecs, out, marks, start)
 
 
 def _begun(start: Path, codecs: Path) -> OmniConfig:
@@ -237,10 +239,10 @@ class Taken:
         loss, norm = self.numbers[-2:].tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             kept = checkpoints.last_step(out / "checkpoint")
-            where = "there is no checkpoint yet; begin again" if kept is None else (
-                f"the checkpoint in {out / 'checkpoint'} is of step {kept['step']}; go on from there")
-            raise ValueError(f"step {self.step} has the loss {loss} and the gradient {norm}: it does not count, and {where}, "
-                             f"with a lower rate (now {self.rate:.2g})")
+            where = "there is no checkpoint yet" if kept is None else (
+                f"the checkpoint in {out / 'checkpoint'}, of step {kept['step']}, is kept")
+            raise ValueError(f"step {self.step}, on the batch of that number, has the loss {loss} and the gradient {norm}: it "
+                             f"does not count, and {where}. Train into a new folder with a lower rate (now {self.rate:.2g})")
 
     def row(self, layout: Layout) -> dict[str, Any]:
         """What it saw, as plain numbers, after `check`."""
@@ -372,8 +374,8 @@ def _save_result(this: Training, hours: float) -> None:
     write_json(part / "training.json", {
         "recipe": this.recipe.to_dict(), **this.marks, "hours": round(hours, 4), "objects": len(this.data.train),
         "paired": this.data.paired,
-        "torch": str(torch.__version__),
-        "command": f"omnisky train omni --recipe {this.recipe.name} --out {this.out.name}"}
+        "skies": [sky.name for sky in this.skies], "codecs": this.codecs.name, "pair": this.pair,
+        "torch": str(torch.__version__)}
         | _before(this.start))
     shutil.rmtree(result, ignore_errors=True)
     part.rename(result)

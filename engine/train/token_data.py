@@ -38,6 +38,8 @@ def tokens_of(skies: Sequence[Path], config: OmniConfig, codecs: Path) -> list[d
     """
     found = []
     for sky in skies:
+        if not sky.is_dir():
+            raise ValueError(f"there is no folder {sky}")
         records = {}
         for key in config.domains:
             record = _opened(sky / "tokens" / key, key, config, codecs)
@@ -90,7 +92,7 @@ def copies_of(skies: Sequence[Path], tokens: Sequence[Mapping[str, Records]], co
 def joined(skies: Sequence[Path], tokens: Sequence[Mapping[str, Records]], config: OmniConfig, how: How) -> Rows:
     """(R,) of each row the one that leads its object: see `engine.pairs`. Rows of one sky are paired if they share no survey.
 
-    Raises ValueError for skies that say nothing of their objects but tokens.
+    Raises ValueError for skies that say nothing of their objects but tokens, and if no objects are paired.
     """
     surveys = sorted({config.modality(key).survey for some in tokens for key in some} - {"any"})
     reach = [max(r.reach for r in some.values()) for some in tokens]
@@ -104,7 +106,12 @@ def joined(skies: Sequence[Path], tokens: Sequence[Mapping[str, Records]], confi
         for key, record in some.items():
             survey = config.modality(key).survey
             held[record.rows] |= 0 if survey == "any" else 1 << surveys.index(survey)
-    return leaders(of_each, how, bits)
+    led = leaders(of_each, how, bits)
+    if (led == np.arange(len(led))).all():
+        why = "they share no id; --pair 1 pairs within an arcsecond" if how == "id" else \
+            f"none are each other's nearest within {how} arcsec; a larger radius may help"
+        raise ValueError(f"no objects of {', '.join(map(str, skies))} are paired: {why}")
+    return led
 
 
 class TokenData:

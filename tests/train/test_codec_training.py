@@ -59,8 +59,21 @@ def test_a_finished_run_leaves_a_codec_and_its_figures(finished: dict[str, Path]
     for kind, built in zip(KINDS, (CompactImageCodec, SpectrumCodec, SegmentationCodec), strict=True):
         codec, figures = load_codec(finished[kind] / "model"), json.loads((finished[kind] / "figures.json").read_text())
         assert isinstance(codec, built) and all("codec" in table or "codes" in table for table in figures.values())
+        tables = [table["codec"] for table in figures.values() if "codec" in table]
+        assert tables and all(1 <= row["perplexity"] <= row["vocabulary"] == codec.vocabulary for row in tables)
         assert {"held_out", "loss", "rate", "seconds"} <= set(curve(finished[kind])[-1])
         assert any(name.startswith("perplexity") for name in curve(finished[kind])[-1])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "scalars"])
+def test_a_finished_run_is_left_as_it_is(kind: Kind, finished: dict[str, Path], tmp_path: Path) -> None:
+    """Tokens know a codec by its files: run again, it must not become another one; another recipe is refused."""
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (finished[kind] / "model").rglob("*.*")}
+    [last] = codecs.run(kind, finished[kind], "tiny", render)
+    assert last.fraction == 1.0 and last.preview == str(finished[kind] / "model")
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
+    with pytest.raises(ValueError, match="holds a run of another recipe"):
+        next(codecs.run(kind, finished[kind], replace(TINY[kind], seed=77), render))
 
 
 @pytest.mark.parametrize("kind", KINDS)

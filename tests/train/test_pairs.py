@@ -208,6 +208,13 @@ def test_rows_are_joined_as_in_truth(surveys: Surveys, how: Any, where: str) -> 
             assert not has or (ids[i, own] == n % 11).all()
 
 
+@pytest.mark.parametrize(("how", "says"), [(1e-6, "nearest within 1e-06 arcsec"), ("id", "they share no id; --pair 1")])
+def test_no_pair_at_all_is_said(surveys: Surveys, how: Any, says: str) -> None:
+    records = tokens_of([surveys.a], CONFIG, surveys.model)
+    with pytest.raises(ValueError, match=says):
+        joined([surveys.a], records, CONFIG, how)
+
+
 def test_what_several_skies_have_is_the_first_ones(surveys: Surveys, tmp_path: Path) -> None:
     other = Store.create(tmp_path / "c.sky")
     other.append([Store(surveys.b).read(row) for row in range(len(Store(surveys.b)))], ["f"] * len(Store(surveys.b)))
