@@ -79,6 +79,19 @@ def test_an_image_with_wcs_units_spread_and_seeds(model: Path, sky: Path, tmp_pa
     assert image.pixel_scale == pytest.approx(0.168, rel=1e-3)
 
 
+def test_samples_of_an_image_have_axes_for_band_and_sample(model: Path, sky: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.fits"
+    done = omnisky(sky, "--object", "demo-000001", "--target", "hsc_image", "--samples", 2, "--out", out, "--model", model,
+                   "--inputs", "tok_image", "--steps", 2)
+    assert done.exit_code == 0, done.stderr
+    with fits.open(out) as hdus:
+        hdus.verify("exception")
+        samples, typical = (WCS(hdus[f"HSC_IMAGE_{what}"].header) for what in ("SAMPLES", "TYPICAL"))
+    assert samples.naxis == 4 and list(samples.wcs.ctype) == ["RA---TAN", "DEC--TAN", "BAND", "SAMPLE"]
+    assert samples.celestial.to_header() == typical.celestial.to_header()
+    np.testing.assert_allclose(samples.pixel_to_world_values(47.5, 47.5, 2, 1)[2:], (2, 1))
+
+
 def test_a_chain_of_a_spectrum_and_a_redshift(model: Path, sky: Path, tmp_path: Path) -> None:
     out = tmp_path / "s.fits"
     done = omnisky(sky, "--object", "0", "--target", "desi_spectrum,redshift", "--samples", 2, "--out", out, "--model", model,

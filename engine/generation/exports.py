@@ -110,10 +110,17 @@ def _image(name: str, part: Part, first: Image) -> list[Any]:
         if what != "TYPICAL":
             hdu.header["IMAGETYP"] = (f"MODEL {what}", "what the pixels are")
         if what == "SAMPLES":
-            hdu.header["CTYPE4"] = ("SAMPLE", "number of the sample, from 0")
-            hdu.header["CRPIX4"], hdu.header["CRVAL4"], hdu.header["CDELT4"] = 1.0, 0.0, 1.0
+            _counted_axes(hdu.header)
         found.append(hdu)
     return found
+
+
+def _counted_axes(header: fits.Header) -> None:
+    """The axes of samples that are not on the sky; WCSAXES, which stands first, counts those, too."""
+    header["WCSAXES"] = (4, "x, y, band, sample")
+    for axis, name, what in ((3, "BAND", "number of the band, from 0"), (4, "SAMPLE", "number of the sample, from 0")):
+        header[f"CTYPE{axis}"] = (name, what)
+        header[f"CRPIX{axis}"], header[f"CRVAL{axis}"], header[f"CDELT{axis}"] = 1.0, 0.0, 1.0
 
 
 def _describe(header: fits.Header, image: Image, part: Part) -> None:

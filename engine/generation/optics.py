@@ -27,6 +27,10 @@ SMALL = 1e-3  # of the transform of a PSF at 0: waves that it lets through less 
 POINTS, SHARES = np.polynomial.legendre.leggauss(3)  # of the quadrature over a pixel
 SPLINE = 5
 MOST = 1.1  # of the noise that the inverse variance states: what is more in the far differences is light
+SMOOTHED = 0.3  # of a pixel's noise: what is left of it, shared as coadds share it, when pixels are smoothed to find the sky
+CLIPS = 50
+APART = ((6, 0), (0, 6), (5, 5), (5, -5))  # (y, x) pixels: farther than pixels share their noise
+PAIRS = 400
 FAR = 7  # pixels to which noise that went through a kernel is followed
 COVERED = 0.97  # of the kernel's weight that must fall on observed pixels
 TURNED = np.deg2rad(3.0)  # more than this against each other, and PSFs are made alike in four directions
@@ -242,10 +246,7 @@ def moved_noise(variance: Array, kernel: Kernel, grid: Grids, correlation: Array
     fy, fx = np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1])
     ratio = grid.onto / grid.scale
     whole = kernel.transform * np.sinc(fy * ratio)[:, None] * np.sinc(fx * ratio)
-    reach = np.arange(len(correlation)) - len(correlation) // 2
-    waves = [np.exp(2j * np.pi * np.outer(reach, f)) for f in (fy, fx)]
-    power = np.einsum("jk,jy,kx->yx", correlation, *waves).real.clip(0)
-    shared = np.fft.irfft2(power * np.abs(whole) ** 2, s=shape)
+    shared = np.fft.irfft2(power(correlation, fy, fx) * np.abs(whole) ** 2, s=shape)
     plain = np.fft.irfft2(np.abs(whole) ** 2, s=shape)[0, 0]
     square = np.fft.irfft2(whole, s=shape) ** 2
     spread = np.fft.irfft2(np.fft.rfft2(np.pad(variance, kernel.pad)) * np.fft.rfft2(square), s=shape)
@@ -259,37 +260,81 @@ def moved_noise(variance: Array, kernel: Kernel, grid: Grids, correlation: Array
 # -------------------------------------------------------------------------------------------------------------- noise
 
 
-def noise_correlation(scaled: Array, good: Array, reach: int = 2, least: int = 400) -> Array:
-    """(2 reach + 1, 2 reach + 1): how much of their noise neighbouring pixels share, 1 in the middle, from the empty sky.
+def power(correlation: Array, fy: Array, fx: Array) -> Array:
+    """The power spectrum (Y, X) of noise by its correlation (L, L), at frequencies in cycles a pixel; of white noise 1."""
+    reach = np.arange(len(correlation)) - len(correlation) // 2
+    waves = [np.exp(2j * np.pi * np.outer(reach, f)) for f in (fy, fx)]
+    out: Array = np.einsum("jk,jy,kx->yx", correlation, *waves).real
+    return out
 
-    scaled: (N, N) pixels in units of their noise. 1 - D(lag) / D(far), with D half the mean square of differences between
-    pixels where nothing is seen; coadds share noise, as they are resampled. Only itself where there is too little sky.
+
+def empty_sky(scaled: Array, good: Array) -> Array:
+    """(N, N): where nothing is seen in pixels (N, N) in units of their noise: smoothed, they are as the rest of the sky.
+
+    Clipped until nothing changes, never wider than `SMOOTHED`: in a stamp that is full of light half the pixels scatter by far
+    more than noise does.
     """
     from scipy.ndimage import gaussian_filter
 
-    size = 2 * reach + 1
-    out = np.zeros((size, size))
-    out[reach, reach] = 1.0
     smooth = gaussian_filter(np.where(good, scaled, 0.0), 2.0)
-    away = np.abs(smooth - np.median(smooth[good])) if good.any() else smooth
-    sky = good & (away < 4 * 1.4826 * np.median(away[good])) if good.any() else good
+    sky = good
+    for _ in range(CLIPS):
+        if not sky.any():
+            break
+        away = np.abs(smooth - np.median(smooth[sky]))
+        left = good & (away < 4 * min(1.4826 * float(np.median(away[sky])), SMOOTHED))
+        if np.array_equal(left, sky):
+            break
+        sky = left
+    return sky
 
-    def half_square(dy: int, dx: int) -> tuple[float, int]:
-        ny, nx = scaled.shape
-        a = (slice(max(dy, 0), ny + min(dy, 0)), slice(max(dx, 0), nx + min(dx, 0)))
-        b = (slice(max(-dy, 0), ny + min(-dy, 0)), slice(max(-dx, 0), nx + min(-dx, 0)))
+
+def enough(sky: Array) -> float:
+    """How far a correlation of noise that was measured on this sky (N, N) is to be trusted: 1 from `PAIRS` pixels on that have
+    another sky pixel beyond reach of their noise, 0 without one."""
+    return min(1.0, min(int((sky[a] & sky[b]).sum()) for a, b in map(_shifted, APART)) / PAIRS)
+
+
+def _shifted(lag: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of an image that lie `lag` (y, x) apart."""
+    a, b = (tuple(slice(max(sign * d, 0), min(sign * d, 0) or None) for d in lag) for sign in (1, -1))
+    return (a[0], a[1]), (b[0], b[1])
+
+
+def noise_correlation(scaled: Array, sky: Array, reach: int = 2) -> Array:
+    """(2 reach + 1, 2 reach + 1): how much of their noise neighbouring pixels share, 1 in the middle, from the empty sky.
+
+    scaled: (N, N) pixels in units of their noise; sky: which of them are empty. 1 - D(lag) / D(far), with D half the mean
+    square of differences; coadds share noise, as they are resampled. The less sky there is (`enough`), the nearer to white
+    noise, which shares nothing; and always as near as it takes for no wave to have negative power.
+    """
+    def half_square(lag: tuple[int, int]) -> tuple[float, int]:
+        a, b = _shifted(lag)
         both = sky[a] & sky[b]
         return float(((scaled[a] - scaled[b])[both] ** 2).mean() / 2) if both.any() else 0.0, int(both.sum())
 
-    far = [half_square(*lag) for lag in ((6, 0), (0, 6), (5, 5), (5, -5))]
-    if min(count for _, count in far) < least:
+    out = np.zeros((2 * reach + 1, 2 * reach + 1))
+    out[reach, reach] = 1.0
+    trust = enough(sky)
+    if trust == 0:
         return out
-    level = min(float(np.mean([value for value, _ in far])), MOST)
-    for dy in range(reach + 1):
-        for dx in range(-reach, reach + 1):
-            if (dy, dx) > (0, 0):
-                value, count = half_square(dy, dx)
-                shared = 1 - value / level if level > 0 else 0.0
-                shared = shared if abs(shared) > 3 / np.sqrt(count) else 0.0
-                out[reach + dy, reach + dx] = out[reach - dy, reach - dx] = shared
+    lags = [(dy, dx) for dy in range(reach + 1) for dx in range(-reach, reach + 1) if (dy, dx) > (0, 0)]
+    near = [half_square(lag) for lag in lags]
+    most = max(MOST, *(value for value, _ in near))  # where the stated noise is too small, neighbours are off by more, too
+    level = min(float(np.mean([half_square(lag)[0] for lag in APART])), most)
+    for (dy, dx), (value, count) in zip(lags, near, strict=True):
+        shared = 1 - value / level if level > 0 else 0.0
+        shared = shared if shared**2 * count > 9 else 0.0  # 3 sigma
+        out[reach + dy, reach + dx] = out[reach - dy, reach - dx] = trust * shared
+    return _possible(out)
+
+
+def _possible(correlation: Array) -> Array:
+    """The nearest to it on the way to white noise, whose power is 1 everywhere, that has no negative power."""
+    frequencies = np.fft.fftfreq(64)
+    least = float(power(correlation, frequencies, frequencies).min())
+    if least >= 0:
+        return correlation
+    out = correlation / (1 - least)
+    out[len(out) // 2, len(out) // 2] = 1.0
     return out

@@ -197,7 +197,7 @@ def _variance(image: Image, plane: int) -> Array:
 
 def _as_is(image: Image, bands: Sequence[str], noisy: bool) -> Planes:
     """Some bands of an image; noisy: with its noise."""
-    pixels, variance, correlation = [], [], []
+    pixels, variance, correlation, notes = [], [], [], list[str]()
     for band in bands:
         plane, factor = image.bands.index(band), _factor(image, band)
         values = np.where(_good(image, plane), image.pixels[plane], np.nan).astype(np.float64)
@@ -205,11 +205,16 @@ def _as_is(image: Image, bands: Sequence[str], noisy: bool) -> Planes:
         if noisy:
             noise = _variance(image, plane)
             good = np.isfinite(noise)
-            shared = optics.noise_correlation(np.where(good, values / np.sqrt(np.where(good, noise, 1.0)), 0.0), good)
+            scaled = np.where(good, values / np.sqrt(np.where(good, noise, 1.0)), 0.0)
+            sky = optics.empty_sky(scaled, good)
+            shared = optics.noise_correlation(scaled, sky)
+            if optics.enough(sky) < 1:
+                notes = [f"too little of the {image.survey} image is empty to measure how much noise its pixels share: it was "
+                         "taken to be less, so that the noise may be more than is said here"]
         pixels.append(values * factor)
         variance.append(noise * factor**2)
         correlation.append(shared)
-    return Planes(np.stack(pixels), np.stack(variance), np.stack(correlation), np.zeros(len(bands)))
+    return Planes(np.stack(pixels), np.stack(variance), np.stack(correlation), np.zeros(len(bands)), tuple(notes))
 
 
 def _brought(image: Image, target: Image, bands: Sequence[str], noisy: bool) -> Planes:
@@ -217,7 +222,7 @@ def _brought(image: Image, target: Image, bands: Sequence[str], noisy: bool) -> 
     grid = optics.grids(image, target)
     planes = {name: _as_is(image, [name], noisy) for name in image.bands}
     psfs = {name: optics.psf_of(image, name) for name in image.bands}
-    pixels, variance, correlation, scatter, notes = [], [], [], [], []
+    pixels, variance, correlation, scatter, notes = [], [], [], [], list[str]()
     for band in bands:
         term = _term(image, target, band)
         assert term is not None
@@ -226,6 +231,7 @@ def _brought(image: Image, target: Image, bands: Sequence[str], noisy: bool) -> 
         for name, weight in term.weights.items():
             own, kernel = planes[name], optics.matching(psfs[name], there, image.size, grid)
             good = np.isfinite(own.pixels[0]) & (np.isfinite(own.variance[0]) | (not noisy))
+            notes.extend(own.notes)
             shares.append(optics.Share(weight, own.pixels[0], good, kernel))
             if kernel.clipped and name == band:
                 notes.append(f"{band}: the target is sharper; what is missing was not restored")
@@ -237,7 +243,7 @@ def _brought(image: Image, target: Image, bands: Sequence[str], noisy: bool) -> 
         variance.append(noise)
         correlation.append(shared)
         scatter.append(term.scatter)
-    return Planes(np.stack(pixels), np.stack(variance), np.stack(correlation), np.array(scatter), tuple(notes))
+    return Planes(np.stack(pixels), np.stack(variance), np.stack(correlation), np.array(scatter), tuple(dict.fromkeys(notes)))
 
 
 def _judged(home: Image, bands: Sequence[str], model: Planes, data: Planes, floor: float, notes: tuple[str, ...],

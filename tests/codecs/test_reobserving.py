@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import astropy.units as u
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from engine import demo_sky, generation
 from engine.generation import optics, photometry, reobserve, spectrographs
 from engine.generation.reobserved import sigmas
+from engine.io.arrays import read_file
 from engine.io.surveys import SPECTRUM_UNIT, SURVEYS
 from engine.objects import Image, Scalar, SkyObject, Spectrum
 from engine.simulate import render
@@ -164,21 +166,25 @@ def test_a_psf_goes_on_beyond_its_stamp() -> None:
         optics.usual("kids", "r")
 
 
-def test_noise_that_neighbours_share_is_measured_and_followed() -> None:
-    rng = np.random.default_rng(2)
+def noise_of_a_coadd(side: int, seed: int) -> NDArray[Any]:
+    """Of variance 1, of which neighbours share a quarter."""
+    white = np.random.default_rng(seed).normal(size=(side + 1, side + 1))
     shape = {(0, 0): 0.93, (0, 1): 0.25, (1, 0): 0.25, (1, 1): 0.08}
     norm = np.sqrt(sum(w * w for w in shape.values()))
+    return np.asarray(sum(w / norm * white[dy : dy + side, dx : dx + side] for (dy, dx), w in shape.items()))
+
+
+def test_noise_that_neighbours_share_is_measured_and_followed() -> None:
     fine, coarse = blob(0.3, 0.168, (0, 0)), blob(0.55, 0.262, (0, 0))
     grid = optics.grids(fine, coarse)
     kernel = optics.matching(optics.psf_of(fine, "r"), optics.psf_of(coarse, "r"), fine.size, grid)
     found, correlations = [], []
-    for _ in range(20):
-        white = rng.normal(size=(97, 97))
-        noise = sum(w / norm * white[dy : dy + 96, dx : dx + 96] for (dy, dx), w in shape.items())
+    for seed in range(20):
+        noise = noise_of_a_coadd(96, seed)
         correlations.append(optics.noise_correlation(noise, np.ones((96, 96), bool)))
         found.append(optics.moved([optics.Share(1.0, noise, np.ones((96, 96), bool), kernel)], grid))
     shared = np.mean(correlations, 0)
-    assert shared[2, 3] == pytest.approx((0.93 * 0.25 + 0.25 * 0.08) / norm**2, abs=0.02) and shared[2, 2] == 1
+    assert shared[2, 3] == pytest.approx(0.253, abs=0.02) and shared[2, 2] == 1
     variance, between = optics.moved_noise(np.ones((96, 96)), kernel, grid, shared)
     sample = np.array(found)
     inner = np.isfinite(sample).all(0)
@@ -186,6 +192,61 @@ def test_noise_that_neighbours_share_is_measured_and_followed() -> None:
     rows = sample[:, 30:66, 30:66]
     assert between[7, 7] == pytest.approx(1)
     assert (rows[:, :, 1:] * rows[:, :, :-1]).mean() / rows.var() == pytest.approx(between[7, 8], abs=0.05)
+
+
+def light_of_two(side: int) -> NDArray[Any]:
+    """A thousand times the noise where it is brightest, and more than the noise nearly everywhere."""
+    y, x = np.indices((side, side)) / side
+    return np.asarray(sum(1e3 * np.exp(-np.hypot(y - 0.6, x - at) / 0.055) for at in (0.3, 0.65)))
+
+
+def least_power(correlation: NDArray[Any]) -> float:
+    waves = np.fft.fftfreq(50)
+    return float(optics.power(correlation, waves, waves).min())
+
+
+def test_noise_is_told_from_the_light_that_fills_a_stamp() -> None:
+    alone, under = [], []
+    every = np.ones((56, 56), bool)
+    for seed in range(10):
+        noise = noise_of_a_coadd(56, seed)
+        sky = optics.empty_sky(noise + light_of_two(56), every)
+        assert sky.mean() < 0.5 and optics.enough(sky) == 1
+        alone.append(optics.noise_correlation(noise, every))
+        under.append(optics.noise_correlation(noise + light_of_two(56), sky))
+        assert least_power(under[-1]) > -1e-3 and np.abs(under[-1]).max() == 1
+    np.testing.assert_allclose(np.mean(under, 0), np.mean(alone, 0), atol=0.05)
+    assert np.mean(under, 0).sum() == pytest.approx(np.mean(alone, 0).sum(), rel=0.15)
+
+
+def test_too_little_sky_is_taken_for_whiter_noise_and_none_for_white() -> None:
+    noise, x = noise_of_a_coadd(56, 3), np.indices((56, 56))[1]
+    shared = [optics.noise_correlation(noise, x < columns)[2, 3] for columns in (56, 10, 6)]
+    assert optics.enough(x < 56) == 1 and 0.4 < optics.enough(x < 10) < 0.6 and optics.enough(x < 6) == 0
+    assert shared[0] == pytest.approx(0.253, abs=0.04) and 0.05 < shared[1] < 0.6 * shared[0] and shared[2] == 0
+
+
+def test_no_noise_has_negative_power() -> None:
+    """Also where neighbours are less alike than pixels far apart: here by a pattern that comes again after six of them."""
+    striped = noise_of_a_coadd(56, 1) + 3 * np.cos(np.arange(56) * 2 * np.pi / 6)
+    correlation = optics.noise_correlation(striped, np.ones((56, 56), bool))
+    assert least_power(correlation) > -1e-3 and np.abs(correlation).max() == 1 and correlation.min() < 0
+
+
+def test_a_real_stamp_full_of_light_keeps_its_noise(shared_data: Path, sky: tuple[list[SkyObject], dict[str, Any]]) -> None:
+    [found] = read_file(shared_data / "hsc_grizy" / "hsc_cosmos_35.npz")
+    hsc, (truth, _) = found.images[0], image_truth(sky, 0, "legacy")
+    legacy = replace(truth, wcs=None, pixel_scale=0.262)
+    again = reobserve(legacy, hsc)
+    measured = again.measured
+    assert isinstance(measured, Image) and measured.ivar is not None and hsc.ivar is not None
+    assert not any("too little" in note for note in again.notes)
+    for band, name in enumerate("gr"):
+        pixel, here = ((1 / np.median(image.ivar[band][image.ivar[band] > 0])) ** 0.5 for image in (measured, hsc))
+        assert 0.2 < pixel / (here * (1 * hsc.unit).to_value(u.nmgy)) < 0.6, name
+    small = replace(hsc, **{name: getattr(hsc, name)[:, 20:50, :] for name in ("pixels", "ivar", "mask")})
+    [note] = {note for note in reobserve(legacy, small).notes if "too little" in note}
+    assert note.startswith("too little of the hsc image is empty")
 
 
 # -------------------------------------------------------------------------------------------------------------- spectra
