@@ -289,7 +289,8 @@ def _compound(path: Path, dataset: h5py.Dataset, survey: str | None) -> Iterator
     names = [n for n in dataset.dtype.names if dataset.dtype[n].kind in "fiubSU" or h5py.check_string_dtype(dataset.dtype[n])]
     rows = np.asarray(dataset[()])
     units, damaged = _units_of_fields(dataset)
-    table = Table(rows[names], units={n: units[n] for n in names if n in units})
+    columns = schemas.masked({n: rows[n] for n in names})
+    table = Table(columns, units={n: units[n] for n in columns if n in units})
     for found in objects_from_table(table, path, survey):
         yield found.with_history(*damaged)
 

@@ -225,7 +225,7 @@ def _as_long_table(file: pq.ParquetFile, fields: list[Field], block: Mapping[str
     if lightcurves.long_format(fields, block) is None:
         return None
     table = file.read()
-    return {n: _array(table.column(n).combine_chunks()) for n in table.column_names if n in block}
+    return schemas.masked({n: a for n in table.column_names if (a := _array(table.column(n).combine_chunks())) is not None})
 
 
 def _prepare(path: Path, fields: list[Field], batch: Any, block: Mapping[str, Any], parts: Mapping[str, str],
@@ -302,7 +302,7 @@ def _flat(batch: Any, parts: Mapping[str, str]) -> dict[str, Any]:
             array = _array(values)
             if array is not None and member not in out:
                 out[member] = array
-    return out
+    return schemas.masked(out)
 
 
 def _array(column: Any) -> Any:

@@ -6,9 +6,12 @@ astropy writes its header into Parquet and HDF5 (as in ECSV, APE 6); the Virtual
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 import yaml
@@ -68,3 +71,14 @@ def _of_votable(text: str) -> dict[str, Field] | None:
         return None
     return {a["name"]: Field(a["name"], a.get("unit") or None, a.get("ucd", ""))
             for a in told if "name" in a and (a.get("unit") or a.get("ucd"))}
+
+def masked(block: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns without those that astropy names flux_g.mask: where they are true, the value of flux_g is missing."""
+    out = dict(block)
+    for name in block:
+        mask = out.get(f"{name}.mask")
+        if mask is not None and mask.dtype.kind == "b" and mask.shape == block[name].shape:
+            del out[f"{name}.mask"]
+            out[name] = np.where(mask, None, block[name]) if block[name].dtype.kind in "OUS" else np.ma.array(
+                block[name], mask=np.ma.getmaskarray(block[name]) | np.ma.getdata(mask))
+    return out

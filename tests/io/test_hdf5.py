@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from engine.io.errors import ReadError
 from engine.io.hdf5 import read_file
+from engine.objects import Scalar
 
 
 def legacy(path: Path, n: int = 3, size: int = 12, inverted: bool = True) -> Path:
@@ -135,6 +136,13 @@ def test_units_of_a_table_of_astropy_are_those_of_the_values(tmp_path: Path) -> 
     flux = first.scalars["flux_g"]
     assert (flux.value, flux.unit) == (7261.56, u.nJy) and flux.error == pytest.approx(50)  # errors in uJy
     assert first.scalars["mag_r"].unit == u.ABmag
+
+
+def test_what_astropy_masks_is_missing(tmp_path: Path) -> None:
+    table = Table({"id": [1, 2], "flux_g": [5.0, 6.0]}, masked=True)
+    table["flux_g"].mask = [True, False]
+    table.write(tmp_path / "t.hdf5", path="t", serialize_meta=True)
+    assert [dict(o.scalars) for o in read_file(tmp_path / "t.hdf5")] == [{}, {"flux_g": Scalar(6.0)}]
 
 
 @pytest.mark.parametrize("header", [[b"datatype:", b"- {name: id, un"], [], 7, np.zeros(3)])

@@ -15,6 +15,7 @@ from astropy.table import Table
 
 from engine.io.errors import ReadError
 from engine.io.parquet import hats_files, is_hats, read_file
+from engine.objects import Scalar
 
 
 def save(path: Path, **columns: object) -> Path:
@@ -136,6 +137,16 @@ def test_units_of_members_of_structs_are_those_of_the_values(tmp_path: Path) -> 
     kind = pa.struct([pa.field("flux_g", pa.float64(), metadata={"unit": "nJy"})])
     found, = read_file(save(tmp_path / "t.parquet", id=["a"], photometry=pa.array([{"flux_g": 5.0}], kind)))
     assert found.scalars["flux_g"].unit == u.nJy
+
+
+def test_what_astropy_masks_is_missing(tmp_path: Path) -> None:
+    table = Table({"id": ["a", "b"], "flux_g": [5.0, 6.0], "n": [5, 6], "kind": ["STAR", "QSO"]}, masked=True)
+    for i, name in enumerate(("flux_g", "n", "kind")):
+        table[name].mask = np.arange(2) == i % 2
+    table.write(tmp_path / "t.parquet")
+    first, second = read_file(tmp_path / "t.parquet")
+    assert dict(first.scalars) == {"n": Scalar(5)}
+    assert dict(second.scalars) == {"flux_g": Scalar(6.0), "kind": Scalar("QSO")}
 
 
 VOTABLE = """<?xml version="1.0" encoding="utf-8"?><VOTABLE xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE><TABLE>
