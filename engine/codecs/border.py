@@ -87,16 +87,23 @@ def read_unit(unit: str | None) -> Any:
 
 
 def in_unit(value: Any, unit: Any, wanted: str | None, what: str) -> Any:
-    """A value in the unit wanted; without a unit it is taken to be in it. Raises ValueError if it cannot be converted."""
+    """A value in the unit wanted; without a unit it is taken to be in it. Raises ValueError if it cannot be converted.
+
+    Jy, maggies and AB magnitudes turn into one another; of a flux that is not positive there is no magnitude (NaN, inf).
+    """
     import astropy.units as u
 
     target = read_unit(wanted)
     if unit is None or unit == target:
         return np.asarray(value)
-    if target is not None and unit == u.mag and target.is_equivalent(u.ABmag):  # surveys mean AB when they write mag
-        return np.asarray(value)
+    from engine.io.surveys import MAGGIES
+
+    plain = u.dimensionless_unscaled if target is None else target
+    if unit == u.mag and plain.is_equivalent(u.ABmag, MAGGIES):  # surveys mean AB when they write mag
+        unit = u.ABmag
     try:
-        return np.asarray((np.asarray(value) * unit).to_value(u.dimensionless_unscaled if target is None else target))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray((np.asarray(value) * unit).to_value(plain, MAGGIES))
     except (u.UnitConversionError, u.UnitTypeError, TypeError) as error:
         raise ValueError(f"{what} is in {unit}, which is not {'a plain number' if target is None else f'a unit of {target}'}"
                          ) from error

@@ -473,18 +473,12 @@ def _measured(name: str, scalar: Scalar | None) -> tuple[float, float] | None:
     """Flux and error in nmgy of a flux or an AB magnitude; None without error. What has no unit has that of its name."""
     import astropy.units as u
 
-    from engine.io.surveys import AB_ZERO_FLUX
+    from engine.codecs.border import in_unit
 
-    if scalar is None or scalar.error is None or isinstance(scalar.value, (str, bool)):
+    if scalar is None or scalar.error is None or isinstance(scalar.value, (str, bool)) or not float(scalar.error) > 0:
         return None
-    value, error = float(scalar.value), float(scalar.error)
-    if not error > 0:
-        return None
-    if scalar.unit == u.mag or isinstance(scalar.unit, u.function.FunctionUnitBase) or (
-            scalar.unit is None and name.startswith("mag")):
-        flux = 10 ** (0.4 * (22.5 - value))
-        return flux, flux * error * np.log(10) / 2.5
-    if scalar.unit is None:
-        return value, error
-    to = partial(scalar.unit.to, u.nmgy, equivalencies=u.zero_point_flux(AB_ZERO_FLUX * u.Jy))
-    return float(to(value)), float(to(error))
+    unit = scalar.unit if scalar.unit is not None else u.ABmag if name.startswith("mag") else u.nmgy
+    flux = float(in_unit(scalar.value, unit, "nmgy", name))
+    if unit == u.mag or isinstance(unit, u.function.FunctionUnitBase):
+        return flux, flux * float(scalar.error) * np.log(10) / 2.5
+    return flux, float(in_unit(scalar.error, unit, "nmgy", name))

@@ -14,11 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import astropy.units as u
 import numpy as np
+from astropy.io import fits
 
 from engine.io.errors import ReadError
+from engine.io.fits_files import text
+from engine.io.fits_headers import calibration
 from engine.io.nested import survey_of
 from engine.io.surveys import SURVEYS, match_band
+from engine.io.units import clean_unit
 from engine.objects import Catalog, Image, SkyObject
 
 MAX_BYTES = 4 << 30
@@ -44,6 +49,7 @@ SIGMAS = ("sigma", "sig", "noise", "rms", "error", "err")
 MASKS = ("mask", "masks")
 PSFS = ("psfs", "psf")
 BANDS = ("filters", "bands", "band", "filter")
+UNITS = ("unit", "units", "bunit")
 SOURCES = ("catalog", "catalogue", "peaks", "sources")
 ROLES = {"im": IMAGES, "mask": MASKS, "psf": PSFS, "sig": SIGMAS, "var": VARIANCES, "ivar": IVARS}
 
@@ -217,10 +223,27 @@ def _image(path: Path, pixels: np.ndarray, names: list[str], arrays: dict[str, n
     psf = _pick(arrays, PSFS)
     psf = None if psf is None or psf.dtype.kind not in "fiu" else psf[None] if psf.ndim == 2 else psf
     psf = psf if psf is not None and psf.ndim == 3 and len(psf) == len(pixels) else None
+    unit, calibrated, how = _unit(_pick(arrays, UNITS), key, bands[0])
+    return Image(np.where(np.isfinite(pixels), pixels, 0), tuple(bands), key, None, unit, ivar, mask, psf, calibrated,
+                 pixel_scale=row.pixel_scale if row else None, history=(*notes, how))
+
+
+def _unit(said: np.ndarray | None, survey: str | None, band: str) -> tuple[u.UnitBase | None, bool, str]:
+    """Unit of the pixels, whether they are calibrated, and how that is known: what the file says (once, or the same for every
+    band), else the survey's own."""
+    texts = [] if said is None or said.dtype.kind not in "US" else [text(v) for v in np.ravel(said).tolist()]
+    told = sorted({t for t in texts if t})
+    if len(told) > 1:
+        return None, False, f"units of bands differ ({', '.join(told)}), not calibrated"
+    if told and (unit := clean_unit(told[0])) is not None:
+        found = calibration([fits.Header({"BUNIT": told[0]})], survey, band)
+        return found.unit, found.calibrated, f"unit {unit} as the file says"
+    row = SURVEYS.get(survey or "")
     unit = row.unit if row else None
-    notes.append(f"unit {unit}, the survey's own (assumed)" if unit is not None else "unit not stated, not calibrated")
-    return Image(np.where(np.isfinite(pixels), pixels, 0), tuple(bands), key, None, unit, ivar, mask, psf, unit is not None,
-                 pixel_scale=row.pixel_scale if row else None, history=tuple(notes))
+    why = f"{told[0]!r} is not understood" if told else "not stated"
+    if unit is not None:
+        return unit, True, f"unit {unit}, the survey's own (assumed; {why})"
+    return None, False, f"unit {why}, not calibrated"
 
 
 HSC_BAD = 1 << 0 | 1 << 1 | 1 << 8  # BAD, SAT, NO_DATA of the HSC pipeline (Bosch et al. 2018, PASJ 70, S5)

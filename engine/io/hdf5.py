@@ -16,17 +16,20 @@ import h5py
 import numpy as np
 from astropy.table import Table
 
-from engine.io import lightcurves, nested
+from engine.io import lightcurves, nested, schemas
 from engine.io.columns import MAX_VECTOR, Field, Plan, objects, plan, text_of
 from engine.io.errors import ReadError
 from engine.io.surveys import SURVEYS
+from engine.io.units import clean_unit
 from engine.objects import SkyObject
 
 MAX_ROW = 256 << 20  # bytes of one object in one column
 MAX_CHUNK = 1 << 30
+MAX_HEADER = 16 << 20
 BLOCK_BYTES = 64 << 20
 MAX_RATIO = 200  # unpacked to packed size, above which more than 1 GiB is a decompression bomb
 LEFT_OUT = re.compile(r"(image_rgb|rgb|rgb_image|blobmodel|object_mask|image_triplet|spectrum_lsf|.*_pixel_scale)$", re.I)
+HEADER = ".__table_column_meta__"  # what astropy adds to a table's name
 PLASTICC_BANDS = tuple("ugrizY")
 
 
@@ -66,14 +69,14 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
 def _datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     """The datasets at the root (or of the only group in it), each checked. Raises ReadError."""
     group: Any = file
-    names = [n for n in group if not n.endswith("__table_column_meta__")]
+    names = [n for n in group if not n.endswith(HEADER)]
     while (
         len(names) == 1
         and isinstance(group.get(names[0], getlink=True), h5py.HardLink)
         and isinstance(group[names[0]], h5py.Group)
     ):
         group = group[names[0]]
-        names = [n for n in group if not n.endswith("__table_column_meta__")]
+        names = [n for n in group if not n.endswith(HEADER)]
     found = {}
     for name in names:
         link = group.get(name, getlink=True)
@@ -206,8 +209,8 @@ def _numbers(array: Any) -> Any:
 
 
 def _attribute_unit(dataset: h5py.Dataset) -> str | None:
-    found = dataset.attrs.get("unit", dataset.attrs.get("units"))
-    return text_of(found) if found is not None and np.ndim(found) == 0 else None
+    found = [v for k in dataset.attrs if k.lower() in ("unit", "units") and np.size(v := dataset.attrs[k]) == 1]
+    return text_of(np.ravel(found[0])[0]) if found else None
 
 
 def _mask_is_good(layout: Layout, datasets: dict[str, h5py.Dataset]) -> bool:
@@ -273,7 +276,7 @@ def _single(path: Path, datasets: dict[str, h5py.Dataset], survey: str | None) -
     curves = lightcurves.from_arrays(datasets["time"][()], flux, error, np.repeat(bands, flux.shape[1]), path,
                                      SURVEYS["snana"].unit, survey=survey)
     block = {n: _numbers(np.atleast_1d(d[()])) for n, d in datasets.items() if d.shape == () and n != "bands"}
-    layout: Plan = plan([Field(n) for n in block], block, path, survey)
+    layout: Plan = plan([Field(n, _attribute_unit(datasets[n])) for n in block], block, path, survey)
     return next(objects(layout, block, 0, lambda i: {"lightcurves": curves}))
 
 
@@ -284,4 +287,29 @@ def _compound(path: Path, dataset: h5py.Dataset, survey: str | None) -> Iterator
     if dataset.ndim != 1:
         raise ReadError(path, "holds one dataset of named fields that is not a table; convert it to one row an object")
     names = [n for n in dataset.dtype.names if dataset.dtype[n].kind in "fiubSU" or h5py.check_string_dtype(dataset.dtype[n])]
-    yield from objects_from_table(Table(np.asarray(dataset[()])[names]), path, survey)
+    rows = np.asarray(dataset[()])
+    units, damaged = _units_of_fields(dataset)
+    columns = schemas.masked({n: rows[n] for n in names})
+    table = Table(columns, units={n: units[n] for n in columns if n in units})
+    for found in objects_from_table(table, path, survey):
+        yield found.with_history(*damaged)
+
+
+def _units_of_fields(dataset: h5py.Dataset) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Units of a table's fields by name: in astropy's header beside it, else in the attribute `units`, one a field."""
+    parent, name = dataset.parent, f"{dataset.name.rsplit('/', 1)[-1]}{HEADER}"
+    if isinstance(parent.get(name, getlink=True), h5py.HardLink) and isinstance(parent[name], h5py.Dataset):
+        fields = schemas.of_header(_lines(parent[name]))
+        return ({n: clean_unit(f.unit) for n, f in (fields or {}).items()},
+                () if fields is not None else ("units not read: the astropy header beside the table is damaged",))
+    units = [text_of(v) for v in np.ravel(dataset.attrs.get("units", dataset.attrs.get("unit", [])))]
+    names = dataset.dtype.names
+    return dict(zip(names, map(clean_unit, units), strict=True)) if len(units) == len(names) else {}, ()
+
+
+def _lines(dataset: h5py.Dataset) -> str:
+    """The text of a dataset of lines; none where it is too large, no text, or in another file."""
+    if dataset.external or dataset.is_virtual or dataset.nbytes > MAX_HEADER or dataset.dtype.kind not in "SO":
+        return ""
+    lines = np.ravel(dataset[()]).tolist()
+    return "\n".join(v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in lines)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from engine.io import lightcurves, nested, tablespectra
+from engine.io import lightcurves, nested, schemas, tablespectra
 from engine.io.columns import MAX_COLUMNS, Field, check_names, objects, plan
 from engine.io.errors import ReadError
 from engine.io.surveys import SURVEYS
@@ -57,7 +57,7 @@ def read_file(path: Path, survey: str | None = None) -> Iterator[SkyObject]:
     try:
         with pq.ParquetFile(path) as file:
             _check(path, file)
-            yield from _rows(path, file, properties, survey)
+            yield from _rows(path, file, owner, properties, survey)
     except ReadError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, IndexError) as problem:
@@ -168,7 +168,8 @@ def _check(path: Path, file: pq.ParquetFile) -> None:
         raise ReadError(path, f"has {size // metadata.num_rows >> 20:,} MiB in a row; it is damaged or not a table of objects")
 
 
-def _rows(path: Path, file: pq.ParquetFile, properties: Mapping[str, str], survey: str | None) -> Iterator[SkyObject]:
+def _rows(path: Path, file: pq.ParquetFile, owner: Path | None, properties: Mapping[str, str],
+          survey: str | None) -> Iterator[SkyObject]:
     names = file.schema_arrow.names
     check_names(path, names)
     bytes_per_row = (
@@ -183,12 +184,15 @@ def _rows(path: Path, file: pq.ParquetFile, properties: Mapping[str, str], surve
     for batch in batches:
         block = _flat(batch, parts)
         if not state:
+            known, damaged = _described(file.schema_arrow, owner)
+            fields = [known.get(n, Field(n)) for n in block]
             if not parts and not properties:
-                whole = _as_long_table(file, batch, block)
+                whole = _as_long_table(file, fields, block)
                 if whole is not None:
-                    yield from lightcurves.objects_from_columns(_fields(file.schema_arrow, whole), whole, path, survey)
+                    yield from lightcurves.objects_from_columns([f for f in fields if f.name in whole], whole, path, survey)
                     return
-            state.update(_prepare(path, file, batch, block, parts, told, survey))
+            state.update(_prepare(path, fields, batch, block, parts, told, survey))
+            state["plan"].history += damaged
         cells = {p: batch.column(names.index(p)) for p in parts}
 
         def extras(i: int, cells: Any = cells, block: Any = block, state: Any = state) -> dict[str, Any]:
@@ -203,16 +207,28 @@ def _rows(path: Path, file: pq.ParquetFile, properties: Mapping[str, str], surve
         start += batch.num_rows
 
 
-def _as_long_table(file: pq.ParquetFile, batch: Any, block: Mapping[str, Any]) -> dict[str, Any] | None:
+def _described(schema: pa.Schema, owner: Path | None) -> tuple[dict[str, Field], tuple[str, ...]]:
+    """What the file's schema and that of the HATS catalogue it lies in say of columns; and what is damaged in them."""
+    known, damaged = schemas.described(schema)
+    common = next((f for f in (owner / "dataset", owner) if (f / "_common_metadata").is_file()), None) if owner else None
+    if common is None:
+        return known, damaged
+    try:
+        of_all, more = schemas.described(pq.read_schema(common / "_common_metadata"))
+    except (pa.ArrowException, OSError):
+        return known, (*damaged, "units not read: _common_metadata of its catalogue is damaged")
+    return of_all | known, tuple(dict.fromkeys((*more, *damaged)))
+
+
+def _as_long_table(file: pq.ParquetFile, fields: list[Field], block: Mapping[str, Any]) -> dict[str, Any] | None:
     """All rows, if the file holds one measurement over time a row."""
-    fields = _fields(file.schema_arrow, block)
     if lightcurves.long_format(fields, block) is None:
         return None
     table = file.read()
-    return {n: _array(table.column(n).combine_chunks()) for n in table.column_names if n in block}
+    return schemas.masked({n: a for n in table.column_names if (a := _array(table.column(n).combine_chunks())) is not None})
 
 
-def _prepare(path: Path, file: pq.ParquetFile, batch: Any, block: Mapping[str, Any], parts: Mapping[str, str],
+def _prepare(path: Path, fields: list[Field], batch: Any, block: Mapping[str, Any], parts: Mapping[str, str],
              told: tuple[str, str], survey: str | None) -> dict[str, Any]:
     """What is the same for all rows of the file: the plan, the survey, and what True means in the masks."""
     images = [p for p, kind in parts.items() if kind == "image"]
@@ -224,21 +240,12 @@ def _prepare(path: Path, file: pq.ParquetFile, batch: Any, block: Mapping[str, A
     ivars = [np.asarray(r["ivar"], float) for records in rows for r in records if r.get("ivar") is not None]
     good = bool(masks) and nested.good_is_true(np.concatenate([m.ravel() for m in masks]),
                                                np.concatenate([v.ravel() for v in ivars]) if len(ivars) == len(masks) else None)
-    fields = _fields(file.schema_arrow, block)
     spectra = None if parts else tablespectra.spectra_in_rows(fields, block, path, key)
-    layout = plan([f for f in fields if f.name in block], block, path, key, spectra.columns if spectra else frozenset(),
+    layout = plan(fields, block, path, key, spectra.columns if spectra else frozenset(),
                   position=told if all(told) else None)
     if layout.id is None and layout.position is None and not layout.values and not parts and not spectra:
         raise ReadError(path, "has neither an id nor a position nor a value; name a column id, or ra and dec")
     return {"plan": layout, "survey": key, "good": good, "spectra": spectra}
-
-
-def _fields(schema: pa.Schema, block: Mapping[str, Any]) -> list[Field]:
-    units = {}
-    for f in schema:
-        metadata = {k.decode(errors="replace"): v.decode(errors="replace") for k, v in (f.metadata or {}).items()}
-        units[f.name] = metadata.get("unit") or metadata.get("units")
-    return [Field(n, units.get(n)) for n in block]
 
 
 def _nested_columns(schema: pa.Schema) -> dict[str, str]:
@@ -295,7 +302,7 @@ def _flat(batch: Any, parts: Mapping[str, str]) -> dict[str, Any]:
             array = _array(values)
             if array is not None and member not in out:
                 out[member] = array
-    return out
+    return schemas.masked(out)
 
 
 def _array(column: Any) -> Any:

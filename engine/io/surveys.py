@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 SPECTRUM_UNIT = u.Unit("1e-17 erg / (s cm2 Angstrom)")
 AB_ZERO_FLUX = 10 ** (-48.6 / 2.5) * 1e23  # Jy of AB magnitude zero: 3630.7805, so that 1 nmgy = 3630.78 nJy
+MAGGIES = u.zero_point_flux(AB_ZERO_FLUX * u.Jy)  # as equivalency: maggies, Jy and AB magnitudes turn into one another
 LUPTITUDE_SOFTENING = {"u": 1.4e-10, "g": 0.9e-10, "r": 1.2e-10, "i": 1.8e-10, "z": 7.4e-10}
 
 
@@ -29,8 +30,7 @@ def ab_unit(zero_point: float) -> u.UnitBase:
 
 def nanojansky(value: ArrayLike, unit: u.UnitBase) -> NDArray[np.floating[Any]]:
     """Fluxes in maggies (of any scale) or Jy as nJy. Raises UnitConversionError for what is not a flux density."""
-    equivalency = u.zero_point_flux(AB_ZERO_FLUX * u.Jy)
-    return np.asarray((np.asarray(value) * u.Unit(unit)).to_value(u.nJy, equivalency))
+    return np.asarray((np.asarray(value) * u.Unit(unit)).to_value(u.nJy, MAGGIES))
 
 
 @dataclass(frozen=True)
@@ -224,12 +224,11 @@ def nanomaggies_per_unit(survey: str, band: str, unit: u.UnitBase | None = None,
     unit = row.unit if unit is None else u.Unit(unit)
     if unit is None:
         return None
-    equivalency = u.zero_point_flux(AB_ZERO_FLUX * u.Jy)
-    if unit.is_equivalent(u.Jy, equivalency):
-        return float(unit.to(u.nmgy, equivalencies=equivalency))
+    if unit.is_equivalent(u.Jy, MAGGIES):
+        return float(unit.to(u.nmgy, equivalencies=MAGGIES))
     if unit.is_equivalent(u.Jy / u.sr) and pixel_scale is not None:
         pixel = ((pixel_scale * u.arcsec) ** 2).to_value(u.sr)
-        return float((unit * u.sr).to(u.nmgy, equivalencies=equivalency)) * pixel
+        return float((unit * u.sr).to(u.nmgy, equivalencies=MAGGIES)) * pixel
     found = match_band(band, row.bands)
     zero = row.bands[found].zero_point if found is not None else None
     return None if zero is None or unit != row.unit else 10 ** (0.4 * (22.5 - zero))

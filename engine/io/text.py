@@ -313,11 +313,12 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
     names = split(body[0][1], delimiter)
     numeric = [number_or_none(n) is not None or n.lower() in MISSING for n in names]
     if any(numeric) and not (sum(numeric) == 1 and names[0] == "" and not any(numeric[1:])):
-        for _, line in reversed(comments):  # "# MJD mag err" or "###MJD m dm" just above the numbers
-            text = line.lstrip("# ").rstrip()
-            found = split(text, delimiter) if delimiter and delimiter in text else text.split()
-            if len(found) == len(names) and not any(number_or_none(n) is not None for n in found):
-                return found, body[0][0] - 1, [None] * len(found)
+        above = [c for n, line in reversed(comments) if n < body[0][0] and (c := _commented(line, delimiter, len(names)))]
+        if above:  # "# MJD mag err" or "###MJD m dm" just above the numbers, its units above or below it
+            first, second = above[0], above[1] if len(above) > 1 else []
+            if second and _units(first) and not _units(second):
+                first, second = second, first
+            return first, body[0][0] - 1, _units(second) or [None] * len(names)
         of_sextractor = _sextractor(comments, len(names))
         if of_sextractor is not None:
             return of_sextractor[0], body[0][0] - 1, of_sextractor[1]
@@ -338,12 +339,29 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
         skip = body[rules[0]][0]
     elif len(body) > 2 and _is_units(split(body[1][1], delimiter), split(body[2][1], delimiter)):
         units, skip = [clean_unit(x) for x in split(body[1][1], delimiter)], body[1][0]
+    else:  # "#,deg,deg,nJy" beside the header
+        beside = [_commented(line, delimiter, len(names)) for n, line in comments if abs(n - body[0][0]) == 1]
+        units = next((told for cells in beside if cells and (told := _units(cells))), units)
     if names and names[0] == "" and "" not in names[1:]:
         names[0] = "index"  # the row numbers pandas writes
     names = [n or f"column_{i + 1}" for i, n in enumerate(names)]
     if len(names) == 1 and delimiter is None:
         raise ReadError(path, "has a single column and no values beside it; nothing in it can be shown on a map")
     return names, skip, units
+
+
+def _commented(line: str, delimiter: str | None, width: int) -> list[str] | None:
+    """The cells of a comment that has one a column and no number, else None."""
+    text = line.lstrip("# ").rstrip()
+    found = split(text, delimiter) if delimiter and delimiter in text else text.split()
+    return found if len(found) == width and not any(number_or_none(n) is not None for n in found) else None
+
+
+def _units(cells: list[str]) -> list[Any] | None:
+    """The units that cells are ("nJy", "[deg]"), None where there is none ("-"); None if they are something else."""
+    units = [clean_unit(re.sub(r"^[\[(](.*)[\])]$", r"\1", c)) for c in cells]
+    said = [unit is not None or c.strip("[]()").lower() in MISSING for unit, c in zip(units, cells, strict=True)]
+    return units if any(unit is not None for unit in units) and all(said) else None
 
 
 def _sextractor(comments: list[tuple[int, str]], width: int) -> tuple[list[str], list[Any]] | None:

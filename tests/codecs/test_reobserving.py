@@ -17,7 +17,7 @@ from engine import demo_sky, generation
 from engine.generation import optics, photometry, reobserve, spectrographs
 from engine.generation.reobserved import sigmas
 from engine.io.arrays import read_file
-from engine.io.surveys import SPECTRUM_UNIT, SURVEYS
+from engine.io.surveys import AB_ZERO_FLUX, SPECTRUM_UNIT, SURVEYS
 from engine.objects import Image, Scalar, SkyObject, Spectrum
 from engine.simulate import render
 
@@ -339,8 +339,11 @@ def test_a_number_without_unit_has_that_of_its_name(sky: tuple[list[SkyObject], 
     assert all(m.unit == named[name] for name, m in measured.items())
     bare = {name: replace(m, unit=None) for name, m in measured.items()}
     plain = bare | {name: replace(bare[name], unit=u.mag) for name in ("mag_g", "mag_r")}
+    jansky = 1e-9 * AB_ZERO_FLUX  # of one nanomaggy
+    janskys = measured | {n: Scalar(jansky * measured[n].value, jansky * measured[n].error, u.Jy)
+                          for n in ("flux_g", "flux_r")}
     right = reobserve(truth, measured)
-    for some in (bare, plain):
+    for some in (bare, plain, janskys):
         np.testing.assert_allclose(reobserve(truth, some).chi, right.chi, rtol=1e-6)
 
 

@@ -9,6 +9,7 @@ import torch
 from astropy.coordinates import SkyCoord
 from small_codecs import scalar_codec
 
+from engine.codecs.border import in_unit
 from engine.codecs.quantizers import FSQ, LFQ
 from engine.objects import Scalar, SkyObject
 
@@ -94,8 +95,8 @@ def test_objects_and_units() -> None:
     one = SkyObject("a", scalars={"flux_g": Scalar(2.0, unit=u.nmgy)})
     same = SkyObject("b", scalars={"flux_g": Scalar(2.0 * 3630.7805, unit=u.nJy)})
     bare = SkyObject("c", scalars={"flux_g": Scalar(2.0)})
-    ids = codec.encode([one, bare])
-    assert ids.dtype == torch.int16 and ids.shape == (2,) and ids[0] == ids[1] == codec.encode(one)
+    ids = codec.encode([one, same, bare])
+    assert ids.dtype == torch.int16 and ids.shape == (3,) and ids[0] == ids[1] == ids[2] == codec.encode(one)
     decoded = codec.decode(ids)
     assert decoded[0].unit == u.nmgy and decoded[0].value == pytest.approx(float(codec.detokenize(ids)[0]))
     with pytest.raises(ValueError, match="flux_g of object d is in arcsec"):
@@ -108,7 +109,31 @@ def test_objects_and_units() -> None:
         codec.encode([])
     with pytest.raises(TypeError, match="got float"):
         codec.encode([1.0])  # type: ignore[list-item]
-    assert same.scalars["flux_g"].unit == u.nJy
+
+
+@pytest.mark.parametrize("flux", [Scalar(7.2615610, unit=u.uJy), Scalar(7.2615610e-29, unit=u.Unit("erg / (s cm2 Hz)")),
+                                  Scalar(21.7474250, unit=u.ABmag), Scalar(21.7474250, unit=u.mag),
+                                  Scalar(726.15610, unit=u.Unit("10 nJy"))])
+def test_fluxes_and_magnitudes_of_any_unit_are_the_same_light(flux: Scalar) -> None:
+    assert in_unit(flux.value, flux.unit, "nmgy", "flux_g") == pytest.approx(2.0, rel=1e-7)
+    assert in_unit(flux.value, flux.unit, "mag(AB)", "mag_g") == pytest.approx(21.7474250, abs=1e-7)
+    a = {"flux_g": flux, "mag_g": flux}
+    b = {"flux_g": Scalar(2.0), "mag_g": Scalar(21.7474250)}
+    for folder, codec in (("FLUX_G", "log"), ("g_cmodel_mag", "cdf")):
+        ids = scalar_codec(folder, codec).encode([SkyObject("a", scalars=a), SkyObject("b", scalars=b)])
+        assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize(("value", "unit", "wanted"), [
+    (1.0, u.STmag, "nmgy"), (1.0, u.electron / u.s, "nmgy"), (0.1, u.ABmag, "mag"), (1.0, u.nJy, "ct"), (1.0, u.nJy, None)])
+def test_what_is_not_the_same_light_is_refused(value: float, unit: u.UnitBase, wanted: str | None) -> None:
+    with pytest.raises(ValueError, match=r"x is in .*, which is not a"):
+        in_unit(value, unit, wanted, "x")
+
+
+def test_a_flux_that_is_not_positive_has_no_magnitude() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        scalar_codec("g_cmodel_mag", "cdf").encode(SkyObject("a", scalars={"mag_g": Scalar(-5.0, unit=u.nJy)}))
 
 
 def test_positions_magnitudes_and_coefficients() -> None:

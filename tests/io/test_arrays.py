@@ -52,6 +52,20 @@ def test_plain_arrays(tmp_path: Path) -> None:
     assert found.images[0].bands == ("g", "r") and found.images[0].mask[1].all() and not found.images[0].mask[0].any()
 
 
+@pytest.mark.parametrize("unit", ["nJy", ["nJy", "nJy"], np.bytes_("njy")])
+def test_the_unit_that_a_scene_states_is_that_of_its_pixels(tmp_path: Path, unit: object) -> None:
+    np.savez(tmp_path / "scene.npz", images=np.arange(8.0).reshape(2, 2, 2), filters=["hsc-g", "hsc-r"], unit=unit)
+    (found,) = read_file(tmp_path / "scene.npz")
+    assert found.images[0].survey == "hsc" and found.images[0].unit == u.nJy and found.images[0].calibrated
+
+
+@pytest.mark.parametrize(("unit", "says"), [(["nJy", "uJy"], "units of bands differ"), ("lumens", "'lumens' is not")])
+def test_units_that_say_nothing_certain_calibrate_nothing(tmp_path: Path, unit: object, says: str) -> None:
+    np.savez(tmp_path / "scene.npz", images=np.arange(8.0).reshape(2, 2, 2), filters=["g", "r"], units=unit)
+    (found,) = read_file(tmp_path / "scene.npz")
+    assert found.images[0].unit is None and not found.images[0].calibrated and says in " ".join(found.images[0].history)
+
+
 class _Evil:
     def __reduce__(self) -> tuple:
         return (print, ("pickle was opened",))

@@ -8,9 +8,11 @@ import astropy.units as u
 import h5py
 import numpy as np
 import pytest
+from astropy.table import Table
 
 from engine.io.errors import ReadError
 from engine.io.hdf5 import read_file
+from engine.objects import Scalar
 
 
 def legacy(path: Path, n: int = 3, size: int = 12, inverted: bool = True) -> Path:
@@ -111,6 +113,55 @@ def test_light_curves_of_both_layouts(tmp_path: Path) -> None:
         f["time"], f["flux"], f["flux_err"] = [[57000.0, -99.0], [57001, 57002]], [[3.0, 0], [4, 5]], [[1.0, 0], [1, 1]]
     (found,) = read_file(tmp_path / "2017erp.hdf5")
     assert found.id == "2017erp" and [(c.band, len(c.flux)) for c in found.lightcurves] == [("g", 1), ("r", 2)]
+
+
+@pytest.mark.parametrize(("key", "unit"), [("unit", "nJy"), ("Units", b"nJy"), ("UNIT", ["nJy"]),
+                                             ("units", np.array([b"nJy"]))])
+def test_units_of_datasets_are_those_of_the_values(tmp_path: Path, key: str, unit: object) -> None:
+    with h5py.File(tmp_path / "t.h5", "w") as f:
+        f["object_id"], f["flux_g"] = [1, 2], [7261.56, 10.0]
+        f["flux_g"].attrs[key] = unit
+    assert [o.scalars["flux_g"].unit for o in read_file(tmp_path / "t.h5")] == [u.nJy, u.nJy]
+
+
+def table_in_hdf5(path: Path) -> Path:
+    table = Table({"id": [1, 2], "flux_g": [7261.56, 10.0] * u.nJy, "flux_g_err": [0.05, 0.05] * u.uJy, "mag_r": [20.0, 21.0]},
+                  units={"mag_r": u.ABmag}, meta={"made": {"by": ["hand", "eye"]}})
+    table.write(path, path="t", serialize_meta=True)
+    return path
+
+
+def test_units_of_a_table_of_astropy_are_those_of_the_values(tmp_path: Path) -> None:
+    first, _ = read_file(table_in_hdf5(tmp_path / "t.hdf5"))
+    flux = first.scalars["flux_g"]
+    assert (flux.value, flux.unit) == (7261.56, u.nJy) and flux.error == pytest.approx(50)  # errors in uJy
+    assert first.scalars["mag_r"].unit == u.ABmag
+
+
+def test_what_astropy_masks_is_missing(tmp_path: Path) -> None:
+    table = Table({"id": [1, 2], "flux_g": [5.0, 6.0]}, masked=True)
+    table["flux_g"].mask = [True, False]
+    table.write(tmp_path / "t.hdf5", path="t", serialize_meta=True)
+    assert [dict(o.scalars) for o in read_file(tmp_path / "t.hdf5")] == [{}, {"flux_g": Scalar(6.0)}]
+
+
+@pytest.mark.parametrize("header", [[b"datatype:", b"- {name: id, un"], [], 7, np.zeros(3)])
+def test_a_damaged_header_stops_no_table(tmp_path: Path, header: object) -> None:
+    path = table_in_hdf5(tmp_path / "t.hdf5")
+    with h5py.File(path, "a") as f:
+        del f["t.__table_column_meta__"]
+        f["t.__table_column_meta__"] = header
+    first, _ = read_file(path)
+    assert first.scalars["flux_g"].value == 7261.56 and first.scalars["flux_g"].unit is None
+    assert any("the astropy header beside the table is damaged" in line for line in first.history)
+
+
+def test_units_of_a_table_in_its_attribute_are_those_of_the_values(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "t.h5", "w") as f:
+        f["t"] = np.array([(1, 7261.56)], [("id", "i8"), ("flux_g", "f8")])
+        f["t"].attrs["units"] = ["", "nJy"]
+    found, = read_file(tmp_path / "t.h5")
+    assert found.scalars["flux_g"].unit == u.nJy
 
 
 def test_real_ceers_file(shared_data: Path) -> None:

@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 
 from engine.io.errors import ReadError
 from engine.io.parquet import hats_files, is_hats, read_file
+from engine.objects import Scalar
 
 
 def save(path: Path, **columns: object) -> Path:
@@ -101,6 +103,96 @@ def test_flat_table_and_measurements_over_time(tmp_path: Path) -> None:
         flux_err=[0.1, 0.1, 0.2],
     )
     assert [(o.id, [c.band for c in o.lightcurves]) for o in read_file(path)] == [("7", ["u"]), ("8", ["Y"])]
+
+
+def fluxes_in_njy() -> Table:
+    return Table({"id": ["a", "b"], "ra": [1.0, 2.0], "dec": [3.0, 4.0], "flux_g": [7261.56, 10.0] * u.nJy,
+                  "flux_g_err": [0.05, 0.05] * u.uJy, "mag_r": [20.0, 21.0], "z": [0.1, 0.2]},
+                 units={"ra": u.deg, "dec": u.deg, "mag_r": u.ABmag})
+
+
+def with_metadata(path: Path, of_file: dict | None = None, of_flux: dict | None = None) -> Path:
+    """A table without units of its own, with what the file and the column flux_g say beside the rows."""
+    table = pa.table({"id": ["a", "b"], "flux_g": [7261.56, 10.0], "flux_g_err": [50.0, 50.0]})
+    field = table.schema.field("flux_g").with_metadata(of_flux)
+    pq.write_table(table.cast(table.schema.set(1, field).with_metadata(of_file)), path)
+    return path
+
+
+def test_units_that_astropy_writes_into_parquet_are_those_of_the_values(tmp_path: Path) -> None:
+    fluxes_in_njy().write(tmp_path / "t.parquet")
+    first, _ = read_file(tmp_path / "t.parquet")
+    flux = first.scalars["flux_g"]
+    assert (flux.value, flux.unit) == (7261.56, u.nJy) and flux.error == pytest.approx(50)  # errors in uJy
+    assert first.scalars["mag_r"].unit == u.ABmag and first.scalars["z"].value == 0.1 and first.position is not None
+
+
+@pytest.mark.parametrize("of_flux", [{"unit": "nJy"}, {"Units": " nJy "}, {"UNIT": "njy"}])
+def test_units_of_arrow_fields_are_those_of_the_values(tmp_path: Path, of_flux: dict) -> None:
+    first, _ = read_file(with_metadata(tmp_path / "t.parquet", of_flux=of_flux))
+    assert first.scalars["flux_g"].unit == u.nJy
+
+
+def test_units_of_members_of_structs_are_those_of_the_values(tmp_path: Path) -> None:
+    kind = pa.struct([pa.field("flux_g", pa.float64(), metadata={"unit": "nJy"})])
+    found, = read_file(save(tmp_path / "t.parquet", id=["a"], photometry=pa.array([{"flux_g": 5.0}], kind)))
+    assert found.scalars["flux_g"].unit == u.nJy
+
+
+def test_what_astropy_masks_is_missing(tmp_path: Path) -> None:
+    table = Table({"id": ["a", "b"], "flux_g": [5.0, 6.0], "n": [5, 6], "kind": ["STAR", "QSO"]}, masked=True)
+    for i, name in enumerate(("flux_g", "n", "kind")):
+        table[name].mask = np.arange(2) == i % 2
+    table.write(tmp_path / "t.parquet")
+    first, second = read_file(tmp_path / "t.parquet")
+    assert dict(first.scalars) == {"n": Scalar(5)}
+    assert dict(second.scalars) == {"flux_g": Scalar(6.0), "kind": Scalar("QSO")}
+
+
+VOTABLE = """<?xml version="1.0" encoding="utf-8"?><VOTABLE xmlns="http://www.ivoa.net/xml/VOTable/v1.3"><RESOURCE><TABLE>
+<FIELD name="id" datatype="char"/><FIELD name="flux_g" unit="nJy" ucd="phot.flux" datatype="double"/>
+<DATA><PARQUET type="Parquet-local-XML"><STREAM href="elsewhere.parquet"/></PARQUET></DATA></TABLE></RESOURCE></VOTABLE>"""
+
+
+def test_units_of_a_votable_are_those_of_the_values_of_a_file_and_of_a_hats_catalogue(tmp_path: Path) -> None:
+    told = {"IVOA.VOTable-Parquet.content": VOTABLE}
+    first, _ = read_file(with_metadata(tmp_path / "t.parquet", told))
+    assert first.scalars["flux_g"].unit == u.nJy
+    part = tmp_path / "hats/dataset/Norder=0/Dir=0/Npix=4.parquet"
+    part.parent.mkdir(parents=True)
+    (tmp_path / "hats/hats.properties").write_text("hats_nrows=2\ndataproduct_type=object\n")
+    with_metadata(part)
+    schema = pq.read_schema(part)
+    pq.write_metadata(schema.with_metadata(told), tmp_path / "hats/dataset/_common_metadata")
+    assert [o.scalars["flux_g"].unit for o in read_file(tmp_path / "hats")] == [u.nJy, u.nJy]
+    (tmp_path / "hats/dataset/_common_metadata").write_bytes(b"PAR1 cut")
+    first, _ = read_file(tmp_path / "hats")
+    assert first.scalars["flux_g"].unit is None
+    assert any("_common_metadata of its catalogue is damaged" in h for h in first.history)
+
+
+@pytest.mark.parametrize("text", ["datatype:\n- {name: flux_g, unit: nJ", "datatype: 7", "datatype: [7]", "[" * 10_000, "",
+                                  "\udcff", "!!python/object/apply:os.system ['echo harm']", "datatype: !!python/name:os.x"])
+def test_a_damaged_header_stops_no_file_and_runs_nothing(tmp_path: Path, text: str) -> None:
+    first, _ = read_file(with_metadata(tmp_path / "t.parquet", {"table_meta_yaml": text.encode(errors="surrogateescape")}))
+    assert first.scalars["flux_g"].value == 7261.56 and first.scalars["flux_g"].unit is None
+    assert "units not read: the astropy header in its metadata is damaged" in first.history
+    first, _ = read_file(with_metadata(tmp_path / "t.parquet", {"table_meta_yaml": text.encode(errors="surrogateescape")},
+                                       {"unit": "nJy"}))
+    assert first.scalars["flux_g"].unit == u.nJy
+
+
+@pytest.mark.parametrize("text", [VOTABLE[:200], "", '<!DOCTYPE a [<!ENTITY b "c">]>' + VOTABLE])
+def test_a_damaged_votable_stops_no_file(tmp_path: Path, text: str) -> None:
+    first, _ = read_file(with_metadata(tmp_path / "t.parquet", {"IVOA.VOTable-Parquet.content": text}))
+    assert first.scalars["flux_g"].unit is None and any("the VOTable in its metadata is damaged" in h for h in first.history)
+
+
+def test_things_of_other_tags_in_a_header_are_passed_over(tmp_path: Path) -> None:
+    header = ("datatype:\n- {name: flux_g, unit: nJy, datatype: float64}\nmeta: !!omap\n"
+              "- a: !astropy.units.Unit {unit: m}\n- b: !!python/object/apply:os.system ['echo harm']\n- c: !mine [1]\n")
+    first, _ = read_file(with_metadata(tmp_path / "t.parquet", {"table_meta_yaml": header}))
+    assert first.scalars["flux_g"].unit == u.nJy
 
 
 def test_real_hats(shared_data: Path) -> None:

@@ -192,6 +192,30 @@ def test_repeated_headers_unit_lines_and_words_among_numbers(tmp_path: Path) -> 
     assert z_of(found) == [0.015, None] and found[1].scalars["z_phot"].value == 0.02 and found[0].id == "N 1"
 
 
+@pytest.mark.parametrize("head", [
+    "id,ra,dec,flux_g,flux_g_err\n#,deg,deg,nJy,uJy\n",
+    "# -,[deg],[deg],[nJy],[uJy]\nid,ra,dec,flux_g,flux_g_err\n",
+    "# id,ra,dec,flux_g,flux_g_err\n# -,deg,deg,nJy,uJy\n",
+    "# a catalogue of mine\n#id,ra,dec,flux_g,flux_g_err\n#\n#,(deg),(deg),(nJy),(uJy)\n",
+    "# -,deg,deg,nJy,uJy\n# id,ra,dec,flux_g,flux_g_err\n",
+    "id,ra[deg],dec[deg],flux_g[nJy],flux_g_err (uJy)\n",
+])
+@pytest.mark.parametrize("delimiter", [",", " ", "\t"])
+def test_units_in_comments_and_names_are_those_of_the_values(tmp_path: Path, head: str, delimiter: str) -> None:
+    if delimiter == " ":
+        head = head.replace("#,", "#,-,").replace("err (", "err(")
+    found = objects(tmp_path, (head + "1,10.0,1.0,7261.56,0.05\n2,11.0,2.0,7000,0.05\n").replace(",", delimiter), "t.txt")
+    flux = found[0].scalars["flux_g"]
+    assert [o.id for o in found] == ["1", "2"] and found[1].position is not None and found[1].position.ra.deg == 11
+    assert (flux.value, flux.unit) == (7261.56, u.nJy) and flux.error == pytest.approx(50)
+
+
+def test_comments_that_are_no_units_are_left_alone(tmp_path: Path) -> None:
+    for head in ("# my own table indeed\nid ra dec flux_g\n", "# my own table indeed\n# id ra dec flux_g\n"):
+        found = objects(tmp_path, head + "1 10.0 1.0 5.0\n2 11.0 2.0 6.0\n", "t.txt")
+        assert found[1].scalars["flux_g"].value == 6.0 and found[1].scalars["flux_g"].unit is None
+
+
 def test_votable_masks_bytes_and_coordinates(tmp_path: Path) -> None:
     table = Table({"name": np.array([b"a", b"b"]), "RA_ICRS": [1.0, 2.0] * u.deg, "DE_ICRS": [3.0, 4.0] * u.deg,
                    "Vmag": MaskedColumn([17.0, 0.0], mask=[False, True], unit="mag"), "z": [0.1, np.nan]})
