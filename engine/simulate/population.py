@@ -125,6 +125,12 @@ def one_star(temperature: Tensor, feh: Tensor) -> Tensor:
     return torch.nn.functional.pad(both, (bank.populations, 0))
 
 
+def magnitude(draw: Draw) -> Tensor:
+    """(B,) in r: counts rise as 10^(0.28 m) from 16 to 20.6."""
+    u = draw.uniform("mag", 1)[:, 0]
+    return 20.6 + torch.log10(1 - u * (1 - 10 ** (-0.28 * 4.6))) / 0.28
+
+
 def populate(draw: Draw) -> Population:
     """All parameters of the objects of `draw`."""
     device = draw.device
@@ -132,9 +138,9 @@ def populate(draw: Draw) -> Population:
         "z", "feh", "old age", "disc age", "dust", "size", "bulge size", "sigma", "young", "metals", "slope", "temperature",
         "ebv", "boost", "velocity", "bulge dust")}
     u = {name: draw.uniform(name, 1)[:, 0] for name in (
-        "mag", "kind", "rare", "tilt", "bulge", "angle", "index", "lens z", "other z", "other", "hard", "ra", "dec",
+        "kind", "rare", "tilt", "bulge", "angle", "index", "lens z", "other z", "other", "hard", "ra", "dec",
         "bulge axis")}
-    r_mag = 20.6 + torch.log10(1 - u["mag"] * (1 - 10 ** (-0.28 * 4.6))) / 0.28  # counts rise as 10^(0.28 m) from 16 to 20.6
+    r_mag = magnitude(draw)
     z = (0.115 * 10 ** (0.16 * (r_mag - 17.8)) * torch.exp(0.42 * n["z"])).clamp(0.012, 0.98)
     absolute = r_mag - 5 * luminosity_distance(z) + 97.447 - 2.2 * z  # M_r, with a mean K correction
     kind = choose_kind(draw, absolute)
