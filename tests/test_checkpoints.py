@@ -133,6 +133,20 @@ def test_a_kill_between_two_renames_leaves_the_last_checkpoint(tmp_path: Path) -
     assert found is not None and found["step"] == 2 and not (tmp_path / "c.old").exists()
 
 
+def test_a_second_kill_between_two_renames_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimiser = trained()
+    checkpoints.save_training(tmp_path / "c", model, optimiser, {"step": 1, "seconds": 0.0})
+    (tmp_path / "c").rename(tmp_path / "c.old")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        checkpoints.save_training(tmp_path / "c", model, optimiser, {"step": 2, "seconds": 0.0})
+    assert checkpoints.last_step(tmp_path / "c") == {"step": 1, "seconds": 0.0}
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     assert checkpoints.last_step(tmp_path / "c") is None
     assert checkpoints.resume(tmp_path / "c", *trained()) == (0, 0.0)

@@ -36,8 +36,8 @@ def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.O
     if kept is not None:
         save_tensors(part / "averages.safetensors", kept)
     (part / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists():  # else a kill came here the last time, and the old one is all there is
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
