@@ -16,6 +16,7 @@ from engine.checkpoints import resume, save_training
 from engine.files import NoRoom
 from engine.models import AstroClip, AstroClipConfig
 from engine.objects import SkyObject
+from engine.reduction import Reduction
 from engine.train.optim import adamw
 
 CONFIG = AstroClipConfig(width=32, image_layers=1, spectrum_layers=1, heads=2, expand=2, space=16, drawn=64)
@@ -153,11 +154,14 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
 
 
 def test_written_tensors_have_the_mode_of_the_users_other_files(tmp_path: Path) -> None:
-    from engine.checkpoints.tensors import write_tensors
-
-    write_tensors(tmp_path / "model.safetensors", {"a": torch.ones(2)})
+    model, optimiser = trained()
+    checkpoints.save(tmp_path / "bundle", model, {})
+    checkpoints.save_training(tmp_path / "checkpoint", model, optimiser, {"step": 1}, model.state_dict())
+    checkpoints.restart(tmp_path / "again", model.state_dict(), {"step": 1})
+    Reduction.fit(np.eye(4)).save(tmp_path / "reduction.safetensors")
     (tmp_path / "plain").write_bytes(b"")
-    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    modes = {path: path.stat().st_mode for path in tmp_path.rglob("*.safetensors")}
+    assert len(modes) == 8 and set(modes.values()) == {(tmp_path / "plain").stat().st_mode}, modes
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,4 +176,6 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("engine.checkpoints.tensors.save_file", full)
     with pytest.raises(NoRoom, match=r"no room for .*model\.safetensors; what was written before it is kept"):
         save_training(tmp_path / "checkpoint", model, optimiser, {"step": 2, "seconds": 3.0})
+    with pytest.raises(NoRoom, match=r"no room for .*reduction\.safetensors"):
+        Reduction.fit(np.eye(4)).save(tmp_path / "reduction.safetensors")
     assert resume(tmp_path / "checkpoint", model, optimiser) == (1, 2.0)
