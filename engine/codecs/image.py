@@ -25,7 +25,7 @@ from engine.models.inputs import asinh
 if TYPE_CHECKING:
     from engine.objects import Image, SkyObject
 
-SIZE = 96
+SIZE = 96  # pixels a side of a stamp
 HSC_UNIT = 10 ** ((27.0 - 22.5) / 2.5)  # what 1 nmgy is in HSC pixels, whose zero point is 27; 63.0957
 PIECE = {"cpu": 8, "cuda": 256}  # images at a time: the largest tensors of more do not fit into a processor's cache
 

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.codecs.border import batched, warn
-from engine.codecs.image import stamp
+from engine.codecs.image import SIZE, stamp
 from engine.models.inputs import HSC, LEGACY, Field
 
 if TYPE_CHECKING:
     from engine.objects import Image, SkyObject
 
 Array = NDArray[Any]
-FIELDS = {"legacy": replace(LEGACY, size=96), "hsc": replace(HSC, size=96)}
+FIELDS = {field.survey: replace(field, size=SIZE) for field in (LEGACY, HSC)}
 PREFIX = {"legacy": "DES-", "hsc": "HSC-"}
 
 

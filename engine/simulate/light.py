@@ -16,8 +16,8 @@ from torch import Tensor
 
 from engine.simulate import sed
 from engine.simulate.population import OLD, QUASAR, STAR, YOUNG, Population, luminosity_distance, tables
+from engine.simulate.sed import LIGHT
 
-LIGHT = 299792.458  # km/s
 NMGY = 3.631e-29  # erg/s/cm2/Hz
 SOLAR = 3.828e33  # erg/s
 DESI_START, DESI_STEP, DESI_COUNT = 3600.0, 0.8, 7781

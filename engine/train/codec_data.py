@@ -22,7 +22,7 @@ from engine.steps import Step
 from engine.train.codec_recipes import CodecRecipe
 from engine.train.data import Render, batch_on, turn, wavelengths, write_json
 
-SURVEYS = ("legacy", "hsc")
+SURVEYS = tuple(BANDS_OF)
 SPECTROGRAPHS = ("desi", "sdss")
 ARM, BAR = 0.5, 1.0  # what arms and bars are painted with in a segmentation map
 LARGEST = 6e4  # of float16
