@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.records import Records
+from engine.records import Records, among
 from engine.steps import Step
 
 if TYPE_CHECKING:
@@ -258,10 +258,9 @@ def shown(records: Mapping[str, Reduced], rows: NDArray[np.int64], random: np.ra
     for key, r in records.items():
         n = r.values.shape[1]
         place = np.arange(n) if random is None else np.sort(random.permutation(n)[:SHOWN])
-        at = np.minimum(np.searchsorted(r.rows, rows), len(r.rows) - 1)
-        found = torch.from_numpy(r.rows[at] == rows)
-        own = torch.as_tensor(r.values[at[found.numpy()]][:, place])
-        found = found.to(own.device)
+        has, at = among(r.rows, rows)
+        own = torch.as_tensor(r.values[at[has]][:, place])
+        found = torch.from_numpy(has).to(own.device)
         steps = torch.zeros((len(rows), *own.shape[1:]), dtype=torch.int8, device=own.device)
         steps[found] = own
         tokens[key], there[key], places[key] = whitened(steps), found, torch.from_numpy(place).to(own.device)

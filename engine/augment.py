@@ -168,7 +168,7 @@ def _catalog(thing: SkyObject, catalog: Catalog, quarter_turns: int, flipped: bo
     """Its places x, y (pixels of the Legacy Surveys' image, else of a stamp of 96, the first at 0), ra and dec, and shapes."""
     from astropy.coordinates import SkyCoord
 
-    from engine.codecs.catalog import SIZE
+    from engine.codecs.image import SIZE
 
     columns, units = {}, {}
     for name, values in catalog.columns.items():

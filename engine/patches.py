@@ -109,6 +109,7 @@ def opened(folder: Path, bundle: OmniBundle, key: str, tokens: Records, **more: 
     flat = sample.reshape(-1, sample.shape[-1])
     reduction = Reduction.fit(flat)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)  # first, so that old records never go with a new reduction
     reduction.save(folder / REDUCTION)  # before the records that need it
     return Records.create(folder, (tokens.shape[0], REDUCED), "|i1",
                           {**made_by, "explained": round(reduction.explained(flat), 4)}), reduction

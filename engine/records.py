@@ -94,8 +94,7 @@ class Records:
         wanted = np.asarray(rows)
         if not len(self):
             return np.zeros(len(wanted), bool), self.values
-        place = np.minimum(np.searchsorted(self.rows, wanted), len(self) - 1)
-        found = self.rows[place] == wanted
+        found, place = among(self.rows, wanted)
         return found, self.values[place[found]]
 
     def append(self, rows: Sequence[int] | NDArray[Any], values: ArrayLike, reach: int) -> None:
@@ -118,3 +117,11 @@ class Records:
                 os.fsync(file.fileno())
         self.manifest = {**self.manifest, "rows": reach, "records": len(self) + len(at)}
         write_json(self.folder / MANIFEST, self.manifest)
+
+
+def among(rows: NDArray[Any], wanted: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which of the wanted rows (m,) are among `rows`, increasing, and where; the place of one that is not means nothing."""
+    # Searched for as `rows` are kept: with wider integers NumPy would make all of a mapped array as wide, at every call. What
+    # does not fit wraps around to a row that is not the wanted one.
+    place = np.minimum(np.searchsorted(rows, wanted.astype(rows.dtype)), len(rows) - 1)
+    return rows[place] == wanted, place

@@ -49,11 +49,11 @@ class Reduction:
         return 1 - float((lost**2).sum() / max(float((centred**2).sum()), 1e-12))
 
     def save(self, path: Path) -> None:
-        from safetensors.numpy import save_file
+        import torch
 
-        part = path.with_name(path.name + ".part")
-        save_file({name: np.ascontiguousarray(value) for name, value in asdict(self).items()}, part)
-        part.replace(path)
+        from engine.checkpoints.tensors import write_tensors
+
+        write_tensors(path, {name: torch.from_numpy(value) for name, value in asdict(self).items()})
 
     @classmethod
     def open(cls, path: Path) -> Reduction:

@@ -1,6 +1,6 @@
 """Nearest neighbours within and across modalities: FAISS over one space's vectors, the same thing seen twice left out.
 
-Vectors are compared by their cosine, in float16 as they are stored. Up to `EXACT` rows every vector is looked at; above, an
+Vectors are compared by their cosine, in float16 as they are stored. Up to `EXACT` of them every one is looked at; above, an
 inverted file (Jegou, Douze & Schmid 2011) looks at the lists nearest to the query. A saved index is FAISS's own format
 beside a manifest that holds its checksum; a file that does not match it is never given to FAISS.
 """
@@ -61,6 +61,11 @@ def _chunks(vectors: Array, start: int = 0) -> Iterator[tuple[Array, Array]]:
         yield there + first, some / np.linalg.norm(some, axis=1, keepdims=True).clip(1e-12)
 
 
+def _known(vectors: Array) -> Array:
+    """Rows that have a vector; of a mapped array no more than a column is held."""
+    return np.flatnonzero(np.isfinite(vectors[:, 0]))
+
+
 class Index:
     """A FAISS index over the rows of a space that have a vector; numbers it gives are rows of the sky."""
 
@@ -74,7 +79,7 @@ class Index:
     @classmethod
     def build(cls, vectors: Array, kind: str | None = None) -> Index:
         """Over vectors (n, dim), NaN where absent; kind: "exact" or "ivf", by their number if None."""
-        made = cls._empty(vectors, kind or kind_for(len(vectors)))
+        made = cls._empty(vectors, kind or kind_for(len(_known(vectors))))
         made.extend(vectors)
         return made
 
@@ -86,10 +91,11 @@ class Index:
         half = faiss.ScalarQuantizer.QT_fp16  # as stored: half the memory of float32, and twice as fast to scan
         if kind == "exact":
             return cls(faiss.IndexIDMap2(faiss.IndexScalarQuantizer(dim, half, faiss.METRIC_INNER_PRODUCT)), kind, 0)
-        lists = int(2 ** round(math.log2(4 * math.sqrt(len(vectors)))))
+        known = _known(vectors)  # a sky of many rows may have few vectors
+        lists = int(2 ** round(math.log2(4 * math.sqrt(len(known)))))
         index = faiss.IndexIVFScalarQuantizer(faiss.IndexFlatIP(dim), dim, lists, half, faiss.METRIC_INNER_PRODUCT)
-        step = max(1, len(vectors) // (lists * TRAINING))
-        index.train(np.concatenate([v for _, v in _chunks(np.asarray(vectors[::step]))]))
+        step = max(1, len(known) // (lists * TRAINING))
+        index.train(np.concatenate([v for _, v in _chunks(vectors[known[::step]])]))
         index.nprobe = PROBES
         return cls(index, kind, 0)
 
@@ -153,9 +159,9 @@ class Index:
             "vectors": embeddings.manifest["checksum"], "checksum": digest})
 
 
-def kind_for(rows: int) -> str:
-    """The kind of index that a number of rows gets."""
-    return "exact" if rows < EXACT else "ivf"
+def kind_for(known: int) -> str:
+    """The kind of index that a number of vectors gets."""
+    return "exact" if known < EXACT else "ivf"
 
 
 def _digest(path: Path) -> str:
@@ -165,10 +171,10 @@ def _digest(path: Path) -> str:
 
 def build_and_save(sky: str | Path, space: str, embeddings: Embeddings) -> Iterator[Step]:
     """Make a space's index and save it; one that is up to date already is left alone."""
-    vectors = embeddings.vectors
+    vectors, kind = embeddings.vectors, kind_for(embeddings.known())
     index = Index._load(Path(sky) / "index" / f"{space}.faiss", embeddings)
-    if index is None or index.kind != kind_for(len(vectors)):
-        index = Index._empty(vectors, kind_for(len(vectors)))
+    if index is None or index.kind != kind:
+        index = Index._empty(vectors, kind)
     elif index.rows == len(vectors):
         yield Step(1.0, f"{space}: the index is up to date")
         return

@@ -16,6 +16,7 @@ from engine.checkpoints import resume, save_training
 from engine.files import NoRoom
 from engine.models import AstroClip, AstroClipConfig
 from engine.objects import SkyObject
+from engine.reduction import Reduction
 from engine.train.optim import adamw
 
 CONFIG = AstroClipConfig(width=32, image_layers=1, spectrum_layers=1, heads=2, expand=2, space=16, drawn=64)
@@ -133,17 +134,34 @@ def test_a_kill_between_two_renames_leaves_the_last_checkpoint(tmp_path: Path) -
     assert found is not None and found["step"] == 2 and not (tmp_path / "c.old").exists()
 
 
+def test_a_second_kill_between_two_renames_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, optimiser = trained()
+    checkpoints.save_training(tmp_path / "c", model, optimiser, {"step": 1, "seconds": 0.0})
+    (tmp_path / "c").rename(tmp_path / "c.old")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        checkpoints.save_training(tmp_path / "c", model, optimiser, {"step": 2, "seconds": 0.0})
+    assert checkpoints.last_step(tmp_path / "c") == {"step": 1, "seconds": 0.0}
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     assert checkpoints.last_step(tmp_path / "c") is None
     assert checkpoints.resume(tmp_path / "c", *trained()) == (0, 0.0)
 
 
 def test_written_tensors_have_the_mode_of_the_users_other_files(tmp_path: Path) -> None:
-    from engine.checkpoints.tensors import write_tensors
-
-    write_tensors(tmp_path / "model.safetensors", {"a": torch.ones(2)})
+    model, optimiser = trained()
+    checkpoints.save(tmp_path / "bundle", model, {})
+    checkpoints.save_training(tmp_path / "checkpoint", model, optimiser, {"step": 1}, model.state_dict())
+    checkpoints.restart(tmp_path / "again", model.state_dict(), {"step": 1})
+    Reduction.fit(np.eye(4)).save(tmp_path / "reduction.safetensors")
     (tmp_path / "plain").write_bytes(b"")
-    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    modes = {path: path.stat().st_mode for path in tmp_path.rglob("*.safetensors")}
+    assert len(modes) == 8 and set(modes.values()) == {(tmp_path / "plain").stat().st_mode}, modes
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,4 +176,6 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("engine.checkpoints.tensors.save_file", full)
     with pytest.raises(NoRoom, match=r"no room for .*model\.safetensors; what was written before it is kept"):
         save_training(tmp_path / "checkpoint", model, optimiser, {"step": 2, "seconds": 3.0})
+    with pytest.raises(NoRoom, match=r"no room for .*reduction\.safetensors"):
+        Reduction.fit(np.eye(4)).save(tmp_path / "reduction.safetensors")
     assert resume(tmp_path / "checkpoint", model, optimiser) == (1, 2.0)

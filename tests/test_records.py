@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,22 @@ def test_rows_find_their_records_in_the_order_asked(made: Records) -> None:
     assert found.tolist() == [True, False, True, True, False, True]
     assert values[:, 0].tolist() == [65535, 8, 0, 65535]
     assert (made.folder / VALUES).stat().st_size == 5 * 8 and (made.folder / ROWS).stat().st_size == 5 * 4
+
+
+def test_rows_that_no_sky_can_have_are_not_found(made: Records) -> None:
+    found, values = made.at(np.array([-1, 2**32 + 7, 7, -(2**32) + 1]))
+    assert found.tolist() == [False, False, True, False] and values[:, 0].tolist() == [8]
+
+
+def test_one_record_of_many_takes_the_memory_of_one(tmp_path: Path) -> None:
+    many = Records.create(tmp_path / "r", (1,), "|u1", {})
+    many.append(np.arange(1_000_000), np.zeros((1_000_000, 1)), 1_000_000)
+    tracemalloc.start()
+    try:
+        many.at([123_456])
+        assert tracemalloc.get_traced_memory()[1] < 100_000  # a wider copy of all rows takes 8 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_nothing_yet(tmp_path: Path) -> None:

@@ -149,6 +149,26 @@ def test_inverted_file_finds_what_brute_force_finds(monkeypatch: pytest.MonkeyPa
     assert (np.diff(similarity, axis=1) <= 1e-6).all()
 
 
+def test_a_large_sky_with_few_vectors_has_an_exact_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "EXACT", 300)
+    for known in (0, 3):
+        vectors = np.full((N, DIM), np.nan)
+        vectors[7 : 7 + known] = unit(known, 1)
+        index = Index.build(vectors)
+        assert (index.kind, len(index), index.rows) == ("exact", known, N)
+        list(build_and_save(path, "image", put(path, "image", vectors)))
+        assert json.loads((path / "index" / "image.json").read_text())["kind"] == "exact"
+
+
+def test_an_inverted_file_is_laid_out_by_the_vectors_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "EXACT", 4000)
+    monkeypatch.setattr(search, "TRAINING", 2)
+    vectors = np.full((12_000, DIM), np.nan, np.float16)
+    vectors[7_000:] = unit(5_000, 1)
+    index = Index.build(vectors)
+    assert (index.kind, index.faiss.nlist, len(index)) == ("ivf", 256, 5_000)
+
+
 def test_a_saved_index_is_used_grows_and_is_left_alone_when_up_to_date(path: Path) -> None:
     embeddings = Embeddings.open(path / "embeddings" / "image")
     assert [s.fraction for s in build_and_save(path, "image", embeddings)][-1] == 1.0

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.checkpoints.omni import OmniBundle
-from engine.checkpoints.tensors import read_tensors, save_tensors
+from engine.checkpoints.tensors import read_tensors, write_tensors
 from engine.model_files import SHIPPED, checksum, read_json, refuse_pickles
 from engine.models import AstroClip, AstroClipConfig
 from engine.models.inputs import FIELDS, prepare_image, prepare_spectrum
@@ -37,10 +37,7 @@ def save(folder: str | Path, model: AstroClip, trained: dict[str, Any], dtype: t
     """Write a bundle; returns the checksum (SHA-256) of its tensors. trained: how it came about, any JSON."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: p.detach().to(dtype).contiguous() for name, p in model.state_dict().items()}
-    part = folder / "model.safetensors.part"
-    save_tensors(part, tensors)
-    part.replace(folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", {name: p.to(dtype) for name, p in model.state_dict().items()})
     config = {"kind": KIND, "format": FORMAT, "model": asdict(model.config), "trained": trained}
     (folder / "config.json.part").write_text(json.dumps(config, indent=1) + "\n")
     (folder / "config.json.part").replace(folder / "config.json")

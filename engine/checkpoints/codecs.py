@@ -33,6 +33,7 @@ from engine.codecs import (
     SpectrumCodec,
     SpectrumConfig,
 )
+from engine.codecs.image import SIZE
 from engine.codecs.quantizers import Table
 from engine.modalities import AION
 from engine.model_files import read_json, refuse_pickles
@@ -229,7 +230,7 @@ def constants(codec: Codec) -> dict[str, Any]:
                 "latent_grid.resolution": c.step, "latent_grid.length": c.pixels, "latent_grid._wavelength": None}
     if isinstance(codec, CatalogCodec):
         reservoirs = {f"_quantizer.quantizers.{n.upper()}._reservoir": None for n in codec.tables}
-        return reservoirs | {f"_quantizer.quantizers.{n}._codebook_size": 96 for n in "XY"}
+        return reservoirs | {f"_quantizer.quantizers.{n}._codebook_size": SIZE for n in "XY"}
     assert isinstance(codec, ScalarCodec)
     rows = [""] if codec.config.codec != "multi" else [f"quantizers.{i}." for i in range(codec.config.channels or 0)]
     return {f"_quantizer.{row}_reservoir": None for row in rows}

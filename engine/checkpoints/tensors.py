@@ -21,23 +21,18 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is damaged or not a safetensors file ({error}); fetch or train it again") from error
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """`save_file`, which says of a full disk what to do: NoRoom."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all. Raises NoRoom, which says what to do, if the disk is full."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(b"")  # with the mode that the user's files have; safetensors would make it readable by the owner alone
+    mode = part.stat().st_mode
     try:
-        save_file(dict(tensors), path, metadata)
+        save_file({name: value.detach().contiguous() for name, value in tensors.items()}, part, {"format": "pt"})
     except SafetensorError as error:
         if "No space left" not in str(error) and "os error 112" not in str(error):  # 112: the same on Windows
             raise
         raise NoRoom(f"the disk has no room for {path}; what was written before it is kept: free some space and run it again"
                      ) from error
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(b"")  # with the mode that the user's files have; safetensors would make it readable by the owner alone
-    mode = part.stat().st_mode
-    save_tensors(part, {name: value.detach().contiguous() for name, value in tensors.items()}, {"format": "pt"})
     part.chmod(mode)
     part.replace(path)
 

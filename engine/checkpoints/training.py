@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from engine.checkpoints.tensors import map_tensors, misfits, save_tensors
+from engine.checkpoints.tensors import map_tensors, misfits, write_tensors
 
 
 def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any],
@@ -31,13 +31,13 @@ def save_training(folder: Path, model: torch.nn.Module, optimiser: torch.optim.O
     part, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_tensors(part / "model.safetensors", weights)
-    save_tensors(part / "optimiser.safetensors", moments | _random_states())
+    write_tensors(part / "model.safetensors", weights)
+    write_tensors(part / "optimiser.safetensors", moments | _random_states())
     if kept is not None:
-        save_tensors(part / "averages.safetensors", kept)
+        write_tensors(part / "averages.safetensors", kept)
     (part / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists():  # else a kill came here the last time, and the old one is all there is
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     part.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -53,8 +53,8 @@ def restart(folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any
     """Write a checkpoint of weights alone: averages are the same, the optimiser has seen nothing yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("model", "averages"):
-        save_tensors(folder / f"{name}.safetensors", weights)
-    save_tensors(folder / "optimiser.safetensors", _random_states())
+        write_tensors(folder / f"{name}.safetensors", weights)
+    write_tensors(folder / "optimiser.safetensors", _random_states())
     (folder / "state.json").write_text(json.dumps(dict(state), indent=1) + "\n")
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.codecs.border import Values, batched, in_unit, measured, warn
+from engine.codecs.image import SIZE
 from engine.codecs.quantizers import Table
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("x", "y", "shape_e1", "shape_e2", "shape_r")
 UNITS = {"x": "pix", "y": "pix", "shape_r": "arcsec"}
-SIZE = 96  # pixels a side of the stamp that x and y are places on
 PAD, START, END = 0, 2, 3  # ids of the transformer
 SHIFT = 204  # its first id of a catalogue: after 4 special ids and 200 sentinels
 LONGEST = 50  # tokens of a sequence

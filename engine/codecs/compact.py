@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.codecs.border import Values, measured, token_batch, token_rows, warn
-from engine.codecs.image import BANDS, PIECE, SIZE, band_indices, stamp
+from engine.codecs.image import BANDS, BANDS_OF, PIECE, SIZE, band_indices, stamp
 from engine.codecs.quantizers import FSQ, check_ids
 from engine.models.inputs import FIELDS, asinh
 
 if TYPE_CHECKING:
     from engine.objects import Image, SkyObject
 
-SURVEYS = ("legacy", "hsc")
+SURVEYS = tuple(BANDS_OF)
 CHANNELS = {survey: [i for i, band in enumerate(BANDS) if band.survey == survey] for survey in SURVEYS}
 SCALE = {field.survey: field.scale for field in FIELDS}  # arcsec a pixel
 BRIGHTEST = 1e4  # nmgy; what pixels are clipped to

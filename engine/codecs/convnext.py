@@ -19,8 +19,8 @@ EPSILON = 1e-6
 class Norm(nn.LayerNorm):
     """Layer norm over the last axis."""
 
-    def __init__(self, width: int, eps: float = EPSILON) -> None:
-        super().__init__(width, eps=eps)
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPSILON)
 
 
 class Down(nn.Module):

@@ -25,7 +25,7 @@ from engine.models.inputs import asinh
 if TYPE_CHECKING:
     from engine.objects import Image, SkyObject
 
-SIZE = 96
+SIZE = 96  # pixels a side of a stamp
 HSC_UNIT = 10 ** ((27.0 - 22.5) / 2.5)  # what 1 nmgy is in HSC pixels, whose zero point is 27; 63.0957
 PIECE = {"cpu": 8, "cuda": 256}  # images at a time: the largest tensors of more do not fit into a processor's cache
 
@@ -276,17 +276,10 @@ class ImageCodec(nn.Module):
         infinite ones as the brightest there are. Raises KeyError for an unknown band, ValueError for another shape and for
         bands of two surveys at once.
         """
-        ids = [self.quantizer.encode(z).flatten(1) for z in self._latents(flux, bands)]
-        return torch.cat(ids) if ids else torch.zeros(0, self.config.tokens, dtype=torch.int32, device=self.device)
-
-    @torch.no_grad()
-    def latents(self, flux: Values, bands: str | Sequence[str]) -> Tensor:
-        """The same before rounding: (B, 24, 24, D), float32."""
-        return torch.cat(self._latents(flux, bands))
-
-    def _latents(self, flux: Values, bands: str | Sequence[str]) -> list[Tensor]:
         x, found = self.prepared(flux, bands)
-        return [self._encoded(piece, found) for piece in x.split(PIECE.get(x.device.type, 8)) if len(piece)]
+        pieces = [piece for piece in x.split(PIECE.get(x.device.type, 8)) if len(piece)]
+        ids = [self.quantizer.encode(self._encoded(piece, found)).flatten(1) for piece in pieces]
+        return torch.cat(ids) if ids else torch.zeros(0, self.config.tokens, dtype=torch.int32, device=self.device)
 
     def prepared(self, flux: Values, bands: str | Sequence[str]) -> tuple[Tensor, list[int]]:
         """Cropped, clipped, in nmgy and pressed together: (B, C, 96, 96) float32, and the bands' channels."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from engine.codecs.border import Values, batched, measured, token_batch, token_rows, warn
 from engine.codecs.image import PIECE, SIZE, stamp
 from engine.codecs.quantizers import FSQ
+from engine.models.inputs import LEGACY
 
 if TYPE_CHECKING:
     from engine.objects import Image, SkyObject
@@ -156,7 +157,7 @@ class SegmentationCodec(nn.Module):
         from engine.objects import Image
 
         ids, single = token_batch(tokens, self.config.tokens, self.device)
-        images = [Image(field[None], (BAND,), "legacy", pixel_scale=0.262, history=("decoded from tokens",))
+        images = [Image(field[None], (BAND,), LEGACY.survey, pixel_scale=LEGACY.scale, history=("decoded from tokens",))
                   for field in self.detokenize(ids).cpu().numpy()]
         return images[0] if single else images
 

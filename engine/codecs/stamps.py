@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.codecs.border import batched, warn
-from engine.codecs.image import stamp
+from engine.codecs.image import SIZE, stamp
 from engine.models.inputs import HSC, LEGACY, Field
 
 if TYPE_CHECKING:
     from engine.objects import Image, SkyObject
 
 Array = NDArray[Any]
-FIELDS = {"legacy": replace(LEGACY, size=96), "hsc": replace(HSC, size=96)}
+FIELDS = {field.survey: replace(field, size=SIZE) for field in (LEGACY, HSC)}
 PREFIX = {"legacy": "DES-", "hsc": "HSC-"}
 
 
@@ -27,7 +27,7 @@ def encode(tokenize: Callable[[Tensor, Sequence[str]], Tensor], objects: SkyObje
            resample: bool) -> Tensor:
     """See `ImageCodec.encode`. Images of the same bands and size go through the network together."""
     some, single = batched(objects)
-    field = FIELDS[survey] if survey in FIELDS else common_field(some, survey, resample)
+    field = FIELDS[survey] if survey in FIELDS else common_field(some, survey)
     groups: dict[tuple[Any, ...], list[tuple[int, Array]]] = {}
     resampled = []
     for row, obj in enumerate(some):
@@ -46,21 +46,16 @@ def encode(tokenize: Callable[[Tensor, Sequence[str]], Tensor], objects: SkyObje
     return tokens[0] if single else tokens
 
 
-def common_field(objects: list[SkyObject], survey: str | None, resample: bool) -> Field:
+def common_field(objects: list[SkyObject], survey: str | None) -> Field:
     """The first survey that every object has an image of. Raises KeyError if there is none."""
-    from engine import adapt_inputs
-
     if survey is not None:
         raise KeyError(f"the image codec knows no survey {survey!r}; it knows {', '.join(FIELDS)}")
     for key, field in FIELDS.items():
         if all(o.image(key) is not None for o in objects):
             return field
-    if resample and objects[0].images:
-        nearest = adapt_inputs.nearest_field(objects[0].images[0], list(FIELDS.values()))
-        return FIELDS[nearest.survey]
     raise KeyError("no survey of " + " and ".join(FIELDS) + " has an image of every object; object "
                    f"{objects[0].id} has {', '.join(str(i.survey) for i in objects[0].images) or 'none'}. "
-                   "resample=True brings other surveys' images to them")
+                   "survey= and resample=True bring other surveys' images to one of them")
 
 
 def stamp_of(obj: SkyObject, field: Field, resample: bool) -> tuple[Array, tuple[str, ...], bool]:

@@ -16,6 +16,7 @@ from engine.evaluate import probes
 from engine.evaluate.figures import Figure, bootstrapped, nmad, r2, r2_difference, r2_figure
 from engine.evaluate.sky import OmniSky
 from engine.evaluate.views import TOGETHER, View
+from engine.simulate.sed import LIGHT
 
 Array = NDArray[Any]
 Rows = dict[str, dict[str, Figure]]
@@ -23,7 +24,6 @@ BRIGHT, NEAR = 20.0, 0.6  # r magnitude and redshift of the main rows
 OUTLIER = 0.15
 LEAST = 20  # test objects of a row
 TINY = 1e-30
-LIGHT = 299792.458  # km/s
 PROBES: dict[str, Callable[[Array, Array, Array], Array]] = {"kNN": probes.nearest, "ridge": probes.ridge}
 OWN = "own redshift token"
 CUT = f"{OWN}, told z < {NEAR:g}"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from engine.simulate import images, light, noise, variables
 from engine.simulate.images import CAMERAS, HSC, LEGACY
-from engine.simulate.population import CLASSES, RARE, STAR, Population, populate, tables
+from engine.simulate.population import CLASSES, RARE, STAR, Population, magnitude, populate, tables
 from engine.simulate.rng import Draw
 
 BANDS = {camera.name: camera.bands for camera in CAMERAS}
@@ -67,21 +67,21 @@ def observe(seed: int, index: Tensor, truth: bool, dtype: torch.dtype) -> dict[s
     out |= variables.light_curves(p, shine.bands[:, :3, :3].sum(-1), draw)
     out |= catalogue(p, shine, draw)
     always = torch.ones(len(p.z), dtype=torch.bool, device=p.z.device)
-    out |= {"has_legacy": always, "has_hsc": always, "has_desi": always, "has_sdss": in_sdss(p, draw)}
+    out |= {"has_legacy": always, "has_hsc": always, "has_desi": always, "has_sdss": in_sdss(p.r_mag, draw)}
     if truth:
         out |= {"bar_mask": on_legacy(maps.bar), "arm_mask": on_legacy(maps.arm)}
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in out.items()}
 
 
-def in_sdss(p: Population, draw: Draw) -> Tensor:
+def in_sdss(r_mag: Tensor, draw: Draw) -> Tensor:
     """bool (B,): whether SDSS took a spectrum."""
-    return (p.r_mag < SDSS_LIMIT) & (draw.uniform("has sdss", 1)[:, 0] < SDSS_SHARE)
+    return (r_mag < SDSS_LIMIT) & (draw.uniform("has sdss", 1)[:, 0] < SDSS_SHARE)
 
 
 def with_sdss(seed: int, index: Tensor) -> Tensor:
-    """Those of some objects (B,) that have a spectrum of SDSS, without rendering any."""
+    """Those of some objects (B,) that have a spectrum of SDSS, without rendering any: millions may be asked for."""
     draw = Draw(seed, index)
-    return index[in_sdss(populate(draw), draw)]
+    return index[in_sdss(magnitude(draw), draw)]
 
 
 def photograph(p: Population, shine: light.Light, transform: Tensor, draw: Draw, camera: images.Camera,

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from engine.simulate import sed
 from engine.simulate.population import OLD, QUASAR, STAR, YOUNG, Population, luminosity_distance, tables
+from engine.simulate.sed import LIGHT
 
-LIGHT = 299792.458  # km/s
 NMGY = 3.631e-29  # erg/s/cm2/Hz
 SOLAR = 3.828e33  # erg/s
 DESI_START, DESI_STEP, DESI_COUNT = 3600.0, 0.8, 7781
 SDSS_START, SDSS_STEP, SDSS_COUNT = 3.58, 1e-4, 3840
+REACH = 24  # pixels either side that a nebular line is drawn on
 REFERENCE = 1  # the filter in which total magnitudes are meant: Legacy r
 HALPHA_PER_SFR = 2.04e41 / SOLAR  # Lsun of H alpha a solar mass a year (Kennicutt & Evans 2012, for Chabrier's mass function)
 
@@ -191,13 +192,13 @@ def observed_broadened(p: Population, rest: Tensor, lam: Tensor, limits: tuple[f
     return ends[1] + (ends[0] - ends[1]) * share
 
 
-def emission(p: Population, lines: Tensor, lam: Tensor, limits: tuple[float, float], reach: int = 24) -> Tensor:
-    """(B, L) of nebular lines with fluxes (B, J), as Gaussians integrated at the pixels' centres within `reach` pixels."""
+def emission(p: Population, lines: Tensor, lam: Tensor, limits: tuple[float, float]) -> Tensor:
+    """(B, L) of nebular lines with fluxes (B, J), as Gaussians integrated at the pixels' centres within `REACH` pixels."""
     centre = torch.tensor([w for _, w in sed.NEBULAR], device=lines.device).double() * (1 + p.z[:, None])  # (B, J)
     gas = (0.75 * p.sigma).clamp(30.0, 160.0) * (1 + p.hardness)
     width = centre * torch.sqrt((gas[:, None] / LIGHT) ** 2 + (1 / resolution(centre, *limits) / 2.3548) ** 2)
     nearest = torch.searchsorted(lam, centre).clamp(0, len(lam) - 1)
-    pixel = nearest[..., None] + torch.arange(-reach, reach + 1, device=lines.device)
+    pixel = nearest[..., None] + torch.arange(-REACH, REACH + 1, device=lines.device)
     inside = (pixel >= 0) & (pixel < len(lam)) & (lines[..., None] > 0)
     pixel = pixel.clamp(0, len(lam) - 1)
     profile = torch.exp(-0.5 * ((lam[pixel] - centre[..., None]) / width[..., None]) ** 2) / (width[..., None] * 2.506628)

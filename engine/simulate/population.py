@@ -86,10 +86,10 @@ def cosmic_age(z: Tensor) -> Tensor:
     return 11.60 * torch.asinh(math.sqrt(0.689 / 0.311) * (1 + z) ** -1.5)
 
 
-def old_stars(age: Tensor, feh: Tensor, spread: float = 0.12) -> Tensor:
-    """(B, K) weights of a burst at an age with a spread in dex."""
+def old_stars(age: Tensor, feh: Tensor) -> Tensor:
+    """(B, K) weights of a burst at an age, spread over 0.12 dex and what the bank's ages are apart."""
     ages = torch.log10(torch.tensor(sed.AGES, dtype=torch.float32, device=age.device))
-    width = (ages[1] - ages[0]) * 0.6 + spread
+    width = (ages[1] - ages[0]) * 0.6 + 0.12
     in_age = torch.exp(-0.5 * ((ages - torch.log10(age)[:, None]) / width) ** 2)
     return spread_out(in_age / in_age.sum(1, keepdim=True), feh)
 
@@ -125,6 +125,12 @@ def one_star(temperature: Tensor, feh: Tensor) -> Tensor:
     return torch.nn.functional.pad(both, (bank.populations, 0))
 
 
+def magnitude(draw: Draw) -> Tensor:
+    """(B,) in r: counts rise as 10^(0.28 m) from 16 to 20.6."""
+    u = draw.uniform("mag", 1)[:, 0]
+    return 20.6 + torch.log10(1 - u * (1 - 10 ** (-0.28 * 4.6))) / 0.28
+
+
 def populate(draw: Draw) -> Population:
     """All parameters of the objects of `draw`."""
     device = draw.device
@@ -132,9 +138,9 @@ def populate(draw: Draw) -> Population:
         "z", "feh", "old age", "disc age", "dust", "size", "bulge size", "sigma", "young", "metals", "slope", "temperature",
         "ebv", "boost", "velocity", "bulge dust")}
     u = {name: draw.uniform(name, 1)[:, 0] for name in (
-        "mag", "kind", "rare", "tilt", "bulge", "angle", "index", "lens z", "other z", "other", "hard", "ra", "dec",
+        "kind", "rare", "tilt", "bulge", "angle", "index", "lens z", "other z", "other", "hard", "ra", "dec",
         "bulge axis")}
-    r_mag = 20.6 + torch.log10(1 - u["mag"] * (1 - 10 ** (-0.28 * 4.6))) / 0.28  # counts rise as 10^(0.28 m) from 16 to 20.6
+    r_mag = magnitude(draw)
     z = (0.115 * 10 ** (0.16 * (r_mag - 17.8)) * torch.exp(0.42 * n["z"])).clamp(0.012, 0.98)
     absolute = r_mag - 5 * luminosity_distance(z) + 97.447 - 2.2 * z  # M_r, with a mean K correction
     kind = choose_kind(draw, absolute)
@@ -172,7 +178,7 @@ def populate(draw: Draw) -> Population:
     share = shares(kind, rare, z, r_mag, young, bulge, u)
     temperature = star_temperature(draw, rare)
     weights = torch.stack([
-        torch.where((kind == STAR)[:, None], one_star(temperature, feh + 0.0), old_stars(old_age, feh)),
+        torch.where((kind == STAR)[:, None], one_star(temperature, feh), old_stars(old_age, feh)),
         continuous(start, fall, feh - 0.1),
         continuous(torch.full_like(z, 0.1), torch.full_like(z, 30.0), feh - 0.2, end=0.0),
         torch.where((u["other"] * 7 % 1 < 0.4)[:, None], old_stars(torch.full_like(z, 6.0), feh),

@@ -48,11 +48,10 @@ class Draw:
         element = torch.arange(count, dtype=torch.int32, device=self.device) * _signed(0x9E3779B9)
         return _mix_(_mix_(key[:, None] + element))
 
-    def uniform(self, stream: str, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """(B, *shape) float32, strictly between low and high."""
+    def uniform(self, stream: str, *shape: int) -> Tensor:
+        """(B, *shape) float32, strictly between 0 and 1."""
         bits = self._bits(stream, math.prod(shape))
-        unit = ((bits >> 9) & 0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
-        return unit.mul_(high - low).add_(low).view(len(self.index), *shape)
+        return ((bits >> 9) & 0x7FFFFF).float().add_(0.5).mul_(2.0**-23).view(len(self.index), *shape)
 
     def normal(self, stream: str, *shape: int) -> Tensor:
         """(B, *shape) float32 of unit variance, by Box & Muller (1958)."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+LIGHT = 299792.458  # km/s
 LOG_START, LOG_STEP, LOG_COUNT = 2.944, 1e-4, 11200  # 879 to 11,586 Angstrom
 FEH = (-1.0, -0.3, 0.3)  # [Fe/H] of the templates
 AGES = np.geomspace(0.004, 13.0, 12)  # Gyr of the populations
@@ -150,7 +151,7 @@ def quasar_lines() -> Array:
     lam = wavelength()
     out = np.zeros((len(QUASAR), LOG_COUNT))
     for i, (centre, width, fwhm) in enumerate(QUASAR):
-        sigma = centre * fwhm / 2.3548 / 299792.458
+        sigma = centre * fwhm / 2.3548 / LIGHT
         out[i] = width / (sigma * 2.5066) * np.exp(-0.5 * ((lam - centre) / sigma) ** 2)
     return out.astype(np.float32)
 

@@ -22,7 +22,7 @@ from engine.steps import Step
 from engine.train.codec_recipes import CodecRecipe
 from engine.train.data import Render, batch_on, turn, wavelengths, write_json
 
-SURVEYS = ("legacy", "hsc")
+SURVEYS = tuple(BANDS_OF)
 SPECTROGRAPHS = ("desi", "sdss")
 ARM, BAR = 0.5, 1.0  # what arms and bars are painted with in a segmentation map
 LARGEST = 6e4  # of float16
@@ -88,6 +88,8 @@ def build_cache(recipe: CodecRecipe, folder: Path, render: Render, device: torch
     state = json.loads(state_file.read_text()) if state_file.exists() else {}
     done = state.get("rows", 0) if state.get("fingerprint") == mark else 0
     folder.mkdir(parents=True, exist_ok=True)
+    if not done:
+        state_file.unlink(missing_ok=True)  # first, so that an old one never vouches for new arrays
     maps = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+" if done else "w+", dtype=value.dtype,
                                             shape=(rows, *value.shape[1:])) for name, value in first.items()}
     for start in range(done, rows, batch):

@@ -100,6 +100,8 @@ def build_cache(recipe: Recipe, folder: Path, render: Render) -> Iterator[Step]:
     state = json.loads(state_file.read_text()) if state_file.exists() else {}
     done = state.get("rows", 0) if state.get("fingerprint") == mark else 0
     folder.mkdir(parents=True, exist_ok=True)
+    if not done:
+        state_file.unlink(missing_ok=True)  # first, so that an old one never vouches for new arrays
     maps = {name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+" if done else "w+", dtype=dtype, shape=shape)
             for name, (shape, dtype) in arrays.items()}
     for start in range(done, rows, RENDER_BATCH):

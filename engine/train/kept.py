@@ -9,9 +9,10 @@ import io
 import tarfile
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from engine import checkpoints
+from engine.checkpoints.tensors import write_tensors
 from engine.files import read_json, write_json
 from engine.train.codec_folder import copied
 
@@ -53,8 +54,8 @@ def _light(checkpoint: Path, folder: Path) -> Path | None:
     if state is None:
         return None
     folder.mkdir(exist_ok=True)
-    save_file({name: value.bfloat16() for name, value in load_file(checkpoint / "averages.safetensors").items()},
-              folder / "averages.safetensors")
+    write_tensors(folder / "averages.safetensors",
+                  {name: value.bfloat16() for name, value in load_file(checkpoint / "averages.safetensors").items()})
     write_json(folder / "state.json", state)
     return folder
 

@@ -20,6 +20,7 @@ from engine.checkpoints.omni import OmniBundle
 from engine.models.align import AlignHead, Reader, all_places
 from engine.models.processor import mixed_precision
 from engine.models.tokens import has_level
+from engine.records import among
 from engine.steps import Step
 from engine.train.head import Loaded, together
 from engine.train.token_data import tokens_of
@@ -115,8 +116,8 @@ def _side(bundle: OmniBundle, before: Alignment, space: str, ids: dict[str, Load
         own = slice(start, min(start + READ, m))
         tokens = {}
         for i, key in enumerate(keys):
-            at = np.minimum(np.searchsorted(ids[key].rows, rows[own]), len(ids[key].rows) - 1)
-            has = torch.from_numpy(ids[key].rows[at] == rows[own])
+            found, at = among(ids[key].rows, rows[own])
+            has = torch.from_numpy(found)
             some = ids[key].values[at].long()
             there[i, own], levels[i, own] = has, some[:, 0] * has
             tokens[key] = torch.zeros(*some.shape, before.head.config.reduced)

@@ -188,6 +188,9 @@ def test_other_scales_only_on_request(codec: ImageCodec) -> None:
         codec.encode(SkyObject("r", images=(other,)))
     with pytest.raises(KeyError, match="no image of hsc; it has rubin"):
         codec.encode(SkyObject("r", images=(other,)), survey="hsc")
+    for mixed in ([SkyObject("r", images=(other,)), *coarse], [*coarse, SkyObject("r", images=(other,))]):
+        with pytest.raises(KeyError, match="survey= and resample=True bring other surveys' images to one of them"):
+            codec.encode(mixed, resample=True)
     with pytest.warns(CodecWarning, match="r: brought to"):
         codec.encode(SkyObject("r", images=(other,)), survey="hsc", resample=True)
 

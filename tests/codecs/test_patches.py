@@ -134,14 +134,35 @@ def test_a_stopped_run_goes_on_and_a_grown_sky_too(sky: Path, folder: Path, monk
     assert "patches will take 0.0 MB" in notes and not any("stored patches of" in n for n in notes)
 
 
-def test_another_models_patches_are_made_anew(sky: Path, folder: Path, bundle: OmniBundle, tmp_path: Path) -> None:
-    list(jobs.embed(sky, folder, parts=True))
-    first = Stored(sky / "patches" / "tok_image").of(0)
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
+@pytest.fixture
+def other(folder: Path, bundle: OmniBundle, tmp_path: Path) -> Path:
+    """Another model with the same codecs."""
+    made = tmp_path / "other"
+    shutil.copytree(folder, made)
     changed = Omni(bundle.model.config)
     changed.init_weights(7)
-    save_aion(other, changed)
+    save_aion(made, changed)
+    return made
+
+
+def test_a_kill_before_another_models_patches_mixes_no_two(
+        sky: Path, folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(jobs.embed(sky, folder, parts=True))
+    first = Stored(sky / "patches" / "tok_image").of(0)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(patches.Records, "create", killed)
+        list(jobs.embed(sky, other, parts=True))
+    list(jobs.embed(sky, folder, parts=True))
+    np.testing.assert_array_equal(Stored(sky / "patches" / "tok_image").of(0), first)
+
+
+def test_another_models_patches_are_made_anew(sky: Path, folder: Path, other: Path) -> None:
+    list(jobs.embed(sky, folder, parts=True))
+    first = Stored(sky / "patches" / "tok_image").of(0)
     list(jobs.embed(sky, other, parts=True))
     stored = Stored(sky / "patches" / "tok_image")
     assert stored.records.manifest["model"] == "other" and first is not None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.simulate import BANDS, CLASSES, GRIDS, RARE, images, noise, render
+from engine.simulate import BANDS, CLASSES, GRIDS, RARE, images, noise, render, with_sdss
 from engine.simulate.images import CAMERAS, Camera
 from engine.simulate.population import BARRED, QUASAR, SPIRAL, STAR, SUPERNOVA
 from engine.simulate.rng import Draw
@@ -246,6 +246,12 @@ def test_every_object_has_images_and_a_desi_spectrum() -> None:
         assert out[name].isfinite().all() and out[f"{name}_ivar"].isfinite().all()
     assert 0.1 < float(out["has_sdss"].float().mean()) < 0.4
     assert int(out["class"].max()) < len(CLASSES) and int(out["rare"].max()) < len(RARE)
+
+
+def test_who_has_a_spectrum_of_sdss_is_known_without_making_anyone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = torch.nonzero(sky()["has_sdss"])[:, 0]
+    monkeypatch.setattr("engine.simulate.populate", lambda draw: pytest.fail("all parameters of all objects take gigabytes"))
+    assert torch.equal(with_sdss(7, torch.arange(COUNT)), seen)
 
 
 def test_dtype_is_that_of_all_floats() -> None:

@@ -182,3 +182,12 @@ def test_a_cache_goes_on_and_starts_anew(tmp_path: Path, monkeypatch: pytest.Mon
     work.close()
     assert next(build_cache(recipe, tmp_path, render)).fraction == pytest.approx(34 / 80)
     assert next(build_cache(replace(recipe, seed=12), tmp_path, render)).fraction == pytest.approx(2 / 80)
+
+
+def test_a_cache_that_another_recipe_began_to_overwrite_is_made_anew(tmp_path: Path) -> None:
+    recipe = TINY["segmap"]
+    list(build_cache(recipe, tmp_path, render))
+    fields = np.load(tmp_path / "field.npy")
+    next(build_cache(replace(recipe, seed=recipe.seed + 1), tmp_path, render))
+    assert list(build_cache(recipe, tmp_path, render))[-1].fraction == 1.0
+    assert np.array_equal(np.load(tmp_path / "field.npy"), fields)

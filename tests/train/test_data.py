@@ -57,6 +57,15 @@ def test_another_simulator_makes_the_cache_anew(tmp_path: Path) -> None:
     assert len(list(build_cache(recipe, tmp_path, lambda seed, index, truth: render(seed + 1, index)))) == 1
 
 
+def test_a_cache_that_another_recipe_began_to_overwrite_is_made_anew(tmp_path: Path) -> None:
+    recipe = replace(tiny(), objects=112, validation=16)
+    list(build_cache(recipe, tmp_path, few))
+    stamps = np.load(tmp_path / "stamp_legacy.npy")
+    next(build_cache(replace(recipe, seed=recipe.seed + 1), tmp_path, few))
+    assert len(list(build_cache(recipe, tmp_path, few))) == 2
+    assert np.array_equal(np.load(tmp_path / "stamp_legacy.npy"), stamps)
+
+
 def test_groups_are_alike() -> None:
     random = np.random.default_rng(0)
     keys = np.stack([random.uniform(16, 21, 4096), random.uniform(0, 2, 4096)], axis=1)

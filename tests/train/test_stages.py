@@ -42,6 +42,7 @@ def test_a_plan_is_carried_from_machine_to_machine(tmp_path: Path, monkeypatch: 
     work.close()
     keep(here, kept)
     assert all(path.stat().st_size <= 16 << 20 for path in kept.iterdir())
+    assert (here / "omni" / "light" / "averages.safetensors").stat().st_mode == (here / "omni" / "curve.jsonl").stat().st_mode
 
     unpack(kept, there)
     light = load_file(there / "omni" / "light" / "averages.safetensors")
