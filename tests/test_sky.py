@@ -85,3 +85,13 @@ def test_refresh_takes_in_new_rows(sky_path: Path) -> None:
     assert sky.column("z")[4] == 3 and np.isnan(sky.column("mass")[:4]).all() and "mass" in sky.columns
     assert sky.within(10.0, -0.2, 60).tolist() in ([1, 4], [4, 1])
     assert len(sky.table) == 5
+
+
+def test_a_column_that_was_read_goes_on_where_newcomers_lack_it(sky_path: Path) -> None:
+    sky = engine.open(sky_path)
+    before = {name: sky.column(name) for name in ("z", "kind", "flag", "ra")}
+    Store(sky_path).append([SkyObject("late")], ["g"])
+    sky.refresh()
+    for name, values in before.items():
+        assert sky.column(name)[:4].tolist() == pytest.approx(values.tolist(), nan_ok=True) and len(sky.column(name)) == 5
+    assert np.isnan(sky.column("z")[4]) and sky.column("kind")[4] == sky.column("flag")[4] == ""
