@@ -56,7 +56,7 @@ class Sky:
         self._tree: positions.SkyTree | None = None
         self._embeddings: dict[str, Embeddings] = {}
         self._indexes: dict[str, Any] = {}
-        self._zindexes: dict[str, tuple[int, ZIndex]] = {}
+        self._zindexes: dict[str, tuple[Map, ZIndex]] = {}
         self._maps: dict[str, Map] = {}
         self._patches: OnDemand | None = None
         self._stamp = self._derived_stamp()
@@ -321,8 +321,8 @@ class Sky:
 
         with self._lock:
             chart = self.map(map_name)
-            if map_name not in self._zindexes or self._zindexes[map_name][0] != id(chart):
-                self._zindexes[map_name] = (id(chart), ZIndex.build(chart.xy))
+            if map_name not in self._zindexes or self._zindexes[map_name][0] is not chart:
+                self._zindexes[map_name] = (chart, ZIndex.build(chart.xy))
             return self._zindexes[map_name][1]
 
     # -- growth --------------------------------------------------------------------------------------------------

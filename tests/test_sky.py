@@ -9,6 +9,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 
 import engine
+from engine import skymap
 from engine.objects import Scalar, SkyObject
 from engine.store import Store
 
@@ -95,3 +96,15 @@ def test_a_column_that_was_read_goes_on_where_newcomers_lack_it(sky_path: Path) 
     for name, values in before.items():
         assert sky.column(name)[:4].tolist() == pytest.approx(values.tolist(), nan_ok=True) and len(sky.column(name)) == 5
     assert np.isnan(sky.column("z")[4]) and sky.column("kind")[4] == sky.column("flag")[4] == ""
+
+
+def test_the_index_of_a_map_follows_its_growth(sky_path: Path) -> None:
+    """Many times, and past maps that no index was made of: a new map may lie in memory where an older one lay."""
+    sky, folder = engine.open(sky_path), sky_path / "maps" / "arrival"
+    for rows in range(4, 80):
+        skymap.arrival_map(rows).save(folder)
+        sky.refresh()
+        assert len(sky.map("arrival").xy) == rows
+        if rows % 2:
+            assert sky.zindex("arrival").total == rows
+            assert sky.zindex("arrival") is sky.zindex("arrival")
