@@ -155,15 +155,16 @@ class Sky:
         return self._positions().within(ra, dec, radius)
 
     def find(self, text: str) -> Found | None:
-        """Read what a person typed: a row number, an id, Jhhmmss+ddmmss, or two numbers (degrees or sexagesimal).
+        """Read what a person typed: an id, a row number, Jhhmmss+ddmmss, or two numbers (degrees or sexagesimal).
 
-        None if it is none of these. A position with nothing within 10" is Found with id None: never a far object in silence.
+        Digits that are an id are not read as a row, since addresses name objects by their ids. None if it is none of these.
+        A position with nothing within 10" is Found with id None: never a far object in silence.
         """
         text = text.strip()
-        if text.isdecimal() and int(text) < len(self):
+        name = text if text in self else self._without_case(text)
+        if name is None and text.isdecimal() and int(text) < len(self):
             row = int(text)
             return Found(str(self.ids[row]), f"row {row}: {self.ids[row]}", row=row)
-        name = text if text in self else self._without_case(text)
         if name is not None:
             return Found(name, f"id {name}", row=self.row(name))
         try:

@@ -108,3 +108,14 @@ def test_the_index_of_a_map_follows_its_growth(sky_path: Path) -> None:
         if rows % 2:
             assert sky.zindex("arrival").total == rows
             assert sky.zindex("arrival") is sky.zindex("arrival")
+
+
+def test_an_id_of_digits_is_found_before_a_row(tmp_path: Path) -> None:
+    names = ["3", "1", "0", "2", "77"]
+    Store.create(tmp_path / "a.sky").append([SkyObject(name) for name in names], ["f"] * 5)
+    sky = engine.open(tmp_path / "a.sky")
+    for row, name in enumerate(names):
+        found = sky.find(name)
+        assert found is not None and (found.id, found.row) == (name, row)
+    rest = sky.find("4")
+    assert rest is not None and (rest.id, rest.row, rest.reading) == ("77", 4, "row 4: 77")
