@@ -85,7 +85,7 @@ def routes(desk: Desk, prefix: str) -> list[tuple[str, Any, dict[str, Any]]]:
     def order(pattern: str, ask: Callable[..., Any]) -> Any:
         return (prefix + pattern, Order, {"desk": desk, "ask": ask, "kind": "application/json", "keep": False})
 
-    name = r"([\w.~%-]+)"
+    name = r"([^/]+)"
     return [
         rule("start.json", Desk.start), rule("state.json", Desk.state),
         rule(rf"tile/{name}/(\w+)/{name}/(\w+)/(\d+)/(\d+)/(\d+)\.png", tile, "image/png", True),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -16,6 +17,8 @@ from tornado.web import Application
 
 import engine
 import explorer
+from engine.objects import Scalar, SkyObject
+from engine.store import Store
 from explorer.desk import Desk
 from explorer.notebook import listen
 from explorer.routes import routes
@@ -28,10 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_sky.build(tmp_path_factory.mktemp("routes") / "small.sky", COUNT)
 
 
+def asking(desk: Desk) -> httpx.Client:
+    return httpx.Client(base_url=f"http://127.0.0.1:{listen(Application(routes(desk, PREFIX)))}", timeout=30)
+
+
 @pytest.fixture(scope="module")
 def client(folder: Path) -> Iterator[httpx.Client]:
-    port = listen(Application(routes(Desk(folder), PREFIX)))
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as made:
+    with asking(Desk(folder)) as made:
         yield made
 
 
@@ -74,6 +80,19 @@ def test_tiles_outside_the_map_are_answered_not_failed(client: httpx.Client, whe
 @pytest.mark.parametrize("path", ["static/../desk.py", "static/%2e%2e/desk.py", "static//etc/passwd", "static/..%2froutes.py"])
 def test_static_files_end_at_their_folder(client: httpx.Client, path: str) -> None:
     assert client.get(PREFIX + path).status_code in (403, 404)
+
+
+def test_a_tile_is_coloured_by_a_column_of_any_name(tmp_path: Path) -> None:
+    path = small_sky.build(tmp_path / "odd.sky", 20)
+    columns = ["mag_r__mag(ST)", "it's (so*!)", "a/b c%2F.png", "χ²+1"]
+    Store(path).append([SkyObject("odd", scalars=dict.fromkeys(columns, Scalar(1.0)))], ["odd"])
+    desk = Desk(path)
+    assert set(columns) < {c["name"] for c in desk.start()["columns"]}
+    with asking(desk) as client:
+        for name, status in [*((column, 200) for column in columns), ("mag_r__mag(AB)", 404)]:
+            written = quote(name, safe="!'()*~")  # as encodeURIComponent leaves them
+            assert client.get(f"{PREFIX}tile/umap-image/1/{written}/dark/0/0/0.png").status_code == status
+            assert client.get(f"{PREFIX}legend.json?map=umap-image&theme=dark&colour={written}").status_code == status
 
 
 def test_nonfinite_taps_find_nothing_and_break_nothing(client: httpx.Client) -> None:
