@@ -270,9 +270,10 @@ class Desk:
     # -- what was not measured -----------------------------------------------------------------------------------
 
     def _offer(self, row: int, thing: SkyObject) -> dict[str, Any]:
-        """What the model can make of an object, or why nothing; and the runs that are done already."""
-        done = [] if self._runs is None else self._runs.done(row)
-        return sources.offer(sources.model_folder(self.path, self.model), thing) | {"done": done}
+        """What the model can make of an object, or why nothing; and the runs of it that are done already."""
+        folder = sources.model_folder(self.path, self.model)
+        done = [] if self._runs is None or self._runs.model != folder else self._runs.done(row)
+        return sources.offer(folder, thing) | {"done": done}
 
     @property
     def runs(self) -> Runs:

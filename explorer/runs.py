@@ -14,12 +14,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 KEPT_BYTES = 64_000_000  # of runs that are done
 PATIENCE = 20.0  # seconds after which a visitor who does not ask any more is taken to have left
 ACTIVE = ("waiting", "running")
+FRAMES = count(1)  # of all runs: another model's picture of the same object never has an address that a browser may know
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Run:
 
     def take(self, frame: dict[str, Any], files: dict[str, bytes]) -> None:
         """What came of it since."""
-        self.version += 1
+        self.version = next(FRAMES)
         self.fraction, self.note = frame["fraction"], frame["note"]
         self.files |= files
         for target, new in frame["parts"].items():
@@ -186,7 +188,7 @@ class Runs:
         if "ending" not in frame:
             run.take(frame, files)
         else:
-            run.status, run.version = frame["ending"], run.version + 1
+            run.status, run.version = frame["ending"], next(FRAMES)
             run.note = frame.get("error", "")
             if run.status == "done":
                 run.fraction = 1.0

@@ -225,8 +225,8 @@ def test_a_band_of_one_is_itself() -> None:
 class Silent(Runs):
     """Without a process: orders are kept, frames are put in by hand."""
 
-    def __init__(self) -> None:
-        super().__init__(Path("sky"), Path("model"))
+    def __init__(self, model: Path = Path("model")) -> None:
+        super().__init__(Path("sky"), model)
         self.told: list[dict[str, Any]] = []
 
     def _tell(self, order: dict[str, Any]) -> None:
@@ -244,7 +244,7 @@ def test_runs_wait_for_each_other_and_are_shared() -> None:
     assert made.start(1, "legacy", 0, "eve")["run"] == "1-legacy-0" and len(made.told) == 1
     made.frame(1)
     state = made.state("1-legacy-0", "ada")
-    assert state["parts"] == {"tok_z": {"a": 1, "version": 1}} and state["fraction"] == 0.5
+    assert state["parts"] == {"tok_z": {"a": 1, "version": state["version"]}} and state["fraction"] == 0.5
     assert made.stop("1-legacy-0", "ada")["status"] == "stopped" and len(made.told) == 1, "eve still watches"
     made._take({"run": 1, "ending": "done"}, {})
     assert made.state("1-legacy-0", "eve")["status"] == "done" and made.file("1-legacy-0", "f.png") == b"x" * 10
@@ -383,6 +383,29 @@ def test_another_model_ends_what_the_last_one_was_at(model: Path, sky: Path, tmp
     assert new.model == model and desk.runs is new and not process.is_running() and generators() == []
     assert desk.generate(1, "legacy", 0, "bob")["status"] == "running" and len(generators()) == 1
     new.close()
+
+
+def test_what_another_model_made_is_not_offered(model: Path, sky: Path, tmp_path: Path) -> None:
+    desk = Desk(sky, model)
+    desk._runs = made = Silent(model)
+    made.start(0, "legacy", 0, "ada")
+    made.frame(1)
+    made._take({"run": 1, "ending": "done"}, {})
+    assert desk.card(0)["generate"]["done"] == ["0-legacy-0"]
+    desk.model = shutil.copytree(model, tmp_path / "another")
+    assert desk.card(0)["generate"]["done"] == []
+
+
+def test_no_address_stands_for_the_pictures_of_two_models() -> None:
+    """A browser keeps a picture for ever under its run and version."""
+    versions = []
+    for name in ("one", "another"):
+        made = Silent(Path(name))
+        made.start(1, "legacy", 0, "ada")
+        made.frame(1)
+        made.frame(1)
+        versions += [made.state("1-legacy-0", "ada")["parts"]["tok_z"]["version"]]
+    assert versions[0] < versions[1]
 
 
 # ----------------------------------------------------------------------------------------------------------- the page
