@@ -17,6 +17,7 @@ from typing import Any
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from explorer.desk import Desk
+from explorer.words import without_place
 
 POOL = ThreadPoolExecutor(4, thread_name_prefix="desk")
 STATIC = Path(__file__).with_name("static")
@@ -47,8 +48,9 @@ class Answer(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         cause = getattr(error, "__cause__", None) or error
+        said = str(cause.args[0]) if cause is not None and cause.args else "something went wrong"
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"error": str(cause.args[0]) if cause is not None and cause.args else "something went wrong"}))
+        self.finish(json.dumps({"error": without_place(said, self.desk.path)}))
 
 
 class Order(Answer):

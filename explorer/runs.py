@@ -18,6 +18,8 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
+from explorer.words import without_place
+
 KEPT_BYTES = 64_000_000  # of runs that are done
 PATIENCE = 20.0  # seconds after which a visitor who does not ask any more is taken to have left
 ACTIVE = ("waiting", "running")
@@ -189,7 +191,7 @@ class Runs:
             run.take(frame, files)
         else:
             run.status, run.version = frame["ending"], next(FRAMES)
-            run.note = frame.get("error", "")
+            run.note = without_place(without_place(frame.get("error", ""), self.model), self.sky)
             if run.status == "done":
                 run.fraction = 1.0
             self._forget()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,11 @@ GENERATE = {  # what the strip says
 }
 NO_INPUT = "This object has no image or spectrum that the model reads."
 NO_MODEL = "The model that made this sky's vectors is not there any more; start again with --model FOLDER."
+
+
+def without_place(text: str, path: Path) -> str:
+    """A sentence about a folder for those who need not know where on the server it lies: "small.sky", not "/data/ada/small.sky"."""
+    return text.replace(f"{path.parent}{os.sep}", "") if path.is_absolute() else text
 
 
 def cannot_generate(model: str) -> str:
