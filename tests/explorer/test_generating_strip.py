@@ -132,7 +132,8 @@ def test_frames_tell_target_by_target(told: list[Frame], bundle: checkpoints.Omn
     assert set(image["measured"]) == {"input", "true"} and {one["file"] for one in image["shown"]} <= set(files)
     assert image["side"] == pytest.approx(96 * 0.262) and "scheme roar, 16 steps" in image["origin"]
     check = image["shown"][0]["check"]  # random weights agree with nothing
-    assert check["consistent"] is False and check["number"].startswith("χ² ") and "inconsistent with the input" in check["why"]
+    assert check["consistent"] is False and check["number"].startswith("reduced χ² ")
+    assert "inconsistent with the input" in check["why"]
     assert decoded(files[check["file"]]).shape[0] >= 384
     band = np.frombuffer(files[parts["tok_spectrum_desi"]["file"]], "<f4").reshape(4, -1)
     assert band.shape == (4, 7781) and (band[2] <= band[1]).all() and (band[1] <= band[3]).all() and (band[2] < band[3]).any()

@@ -63,7 +63,8 @@ def test_answers_have_their_kind_and_may_be_kept_where_they_cannot_change(client
     f"object/{COUNT}.json", "object/99999999999999999999.json", "picture/99999/0.png", "spectrum/3/9.bin", f"near/{COUNT}.json",
     "tile/nothing/1/z/dark/0/0/0.png", "tile/umap-image/1/nothing/dark/0/0/0.png", "tile/umap-image/1/z/pink/0/0/0.png",
     "legend.json?map=umap-image&colour=nothing&theme=dark", "legend.json", "tap.json?map=umap-image&x=a&y=0&r=5",
-    "where.json?map=umap-image&rows=1,b", "where.json?map=nothing&rows=1", "near/3.json?map=nothing", "surprise.json?seed=-1", "near/3.json?k=x", "near/3.json?unknown=1"])
+    "where.json?map=umap-image&rows=1,b", "where.json?map=nothing&rows=1", "near/3.json?map=nothing",
+    "surprise.json?seed=-1", "near/3.json?k=x", "near/3.json?unknown=1"])
 def test_what_is_not_there_is_404_with_a_sentence(client: httpx.Client, folder: Path, path: str) -> None:
     answer = client.get(PREFIX + path)
     assert answer.status_code == 404, answer.text
