@@ -59,7 +59,7 @@ class Runs:
     def __init__(self, sky: Path, model: Path) -> None:
         self.sky, self.model = sky, model
         self._lock = threading.RLock()
-        self._runs: OrderedDict[str, Run] = OrderedDict()  # in order of asking, again if it had ended
+        self._runs: OrderedDict[str, Run] = OrderedDict()  # in order of asking; those that have ended, of looking at them
         self._begun = 0  # numbers the orders: a run may be stopped and begun anew
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -131,7 +131,10 @@ class Runs:
     def _run(self, key: str) -> Run:
         if key not in self._runs:
             raise LookupError("this run is over and was forgotten; generate again")
-        return self._runs[key]
+        run = self._runs[key]
+        if run.status not in ACTIVE:  # what is looked at is forgotten last; one that waits keeps its place
+            self._runs.move_to_end(key)
+        return run
 
     # -- the process ---------------------------------------------------------------------------------------------
 

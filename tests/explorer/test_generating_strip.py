@@ -332,6 +332,18 @@ def test_done_runs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> 
     assert [made.done(row) for row in (1, 2, 3)] == [[], ["2-legacy-0"], ["3-legacy-0"]]
 
 
+def test_what_was_looked_at_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "KEPT_BYTES", 25)
+    made = Silent()
+    for number in (1, 2, 3):
+        made.start(number, "legacy", 0, "ada")
+        made.frame(number)
+        if number == 3:
+            made.state("1-legacy-0", "bob")
+        made._take({"run": number, "ending": "done"}, {})
+    assert [made.done(row) for row in (1, 2, 3)] == [["1-legacy-0"], [], ["3-legacy-0"]]
+
+
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
