@@ -16,7 +16,7 @@ Bytes = NDArray[np.uint8]
 
 BACKGROUND = {"dark": "#0e1116", "light": "#ffffff"}
 GLOW = {"dark": "#1d2c3d", "light": "#dfeaf4"}  # the ground where the map is crowded
-GROUND_POINT = {"dark": "#3a424d", "light": "#c4ccd4"}  # points that a filter leaves out, or without a value
+GROUND_POINT = {"dark": "#3a424d", "light": "#c4ccd4"}  # points without a value
 DENSITY = {"dark": ("#4c5866", "#4f7ea6", "#56b4e9", "#a5dcf7", "#f2fbff"),
            "light": ("#aab7c4", "#6fa3c8", "#0072b2", "#004f80", "#00263f")}
 OKABE_ITO = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#000000")

@@ -118,8 +118,8 @@ class Index:
     def open(cls, sky: str | Path, space: str, embeddings: Embeddings) -> Index:
         """The saved index if it belongs to these vectors, brought up to date in memory; else an exact one made in memory, which
         a million rows still answer in some 20 ms (`omnisky index` makes the faster one)."""
-        path, vectors = Path(sky) / "index" / f"{space}.faiss", embeddings.vectors
-        saved = cls._load(path, embeddings)
+        vectors = embeddings.vectors
+        saved = cls._load(_path(sky, space), embeddings)
         if saved is None:
             return cls.build(vectors, "exact")
         saved.extend(vectors)
@@ -129,16 +129,8 @@ class Index:
     def _load(cls, path: Path, embeddings: Embeddings) -> Index | None:
         import faiss
 
-        about = path.with_suffix(".json")
-        if not (path.is_file() and about.is_file()):
-            return None
-        try:
-            manifest = read_json(about)
-        except (ValueError, OSError):
-            return None
-        ours = (manifest.get("format"), manifest.get("vectors"), manifest.get("dim")) == (
-            FORMAT, embeddings.manifest["checksum"], embeddings.dim)
-        if not ours or manifest.get("rows", 0) > len(embeddings) or _digest(path) != manifest.get("checksum"):
+        manifest = _manifest(path, embeddings)
+        if manifest is None or _digest(path) != manifest.get("checksum"):
             return None
         return cls(faiss.read_index(str(path)), manifest["kind"], int(manifest["rows"]))
 
@@ -146,10 +138,9 @@ class Index:
         """Write index/<space>.faiss and, last, its manifest."""
         import faiss
 
-        folder = Path(sky) / "index"
-        folder.mkdir(exist_ok=True)
-        path = folder / f"{space}.faiss"
-        temporary = folder / f"{space}.faiss.tmp"
+        path = _path(sky, space)
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
         faiss.write_index(self.faiss, str(temporary))
         digest = _digest(temporary)
         path.with_suffix(".json").unlink(missing_ok=True)
@@ -157,6 +148,30 @@ class Index:
         write_json(path.with_suffix(".json"), {
             "format": FORMAT, "space": space, "kind": self.kind, "rows": self.rows, "dim": embeddings.dim,
             "vectors": embeddings.manifest["checksum"], "checksum": digest})
+
+
+def _manifest(path: Path, embeddings: Embeddings) -> dict[str, Any] | None:
+    """What is said beside a saved index; None if there is none of these vectors."""
+    about = path.with_suffix(".json")
+    if not (path.is_file() and about.is_file()):
+        return None
+    try:
+        manifest: dict[str, Any] = read_json(about)
+    except (ValueError, OSError):
+        return None
+    ours = (manifest.get("format"), manifest.get("vectors"), manifest.get("dim")) == (
+        FORMAT, embeddings.manifest["checksum"], embeddings.dim)
+    return manifest if ours and manifest.get("rows", 0) <= len(embeddings) else None
+
+
+def saved_rows(sky: str | Path, space: str, embeddings: Embeddings) -> int:
+    """How many of a space's rows its saved index knows; 0 without one."""
+    manifest = _manifest(_path(sky, space), embeddings)
+    return 0 if manifest is None else int(manifest["rows"])
+
+
+def _path(sky: str | Path, space: str) -> Path:
+    return Path(sky) / "index" / f"{space}.faiss"
 
 
 def kind_for(known: int) -> str:
@@ -172,7 +187,7 @@ def _digest(path: Path) -> str:
 def build_and_save(sky: str | Path, space: str, embeddings: Embeddings) -> Iterator[Step]:
     """Make a space's index and save it; one that is up to date already is left alone."""
     vectors, kind = embeddings.vectors, kind_for(embeddings.known())
-    index = Index._load(Path(sky) / "index" / f"{space}.faiss", embeddings)
+    index = Index._load(_path(sky, space), embeddings)
     if index is None or index.kind != kind:
         index = Index._empty(vectors, kind)
     elif index.rows == len(vectors):

@@ -56,7 +56,7 @@ class Sky:
         self._tree: positions.SkyTree | None = None
         self._embeddings: dict[str, Embeddings] = {}
         self._indexes: dict[str, Any] = {}
-        self._zindexes: dict[str, tuple[int, ZIndex]] = {}
+        self._zindexes: dict[str, tuple[Map, ZIndex]] = {}
         self._maps: dict[str, Map] = {}
         self._patches: OnDemand | None = None
         self._stamp = self._derived_stamp()
@@ -155,15 +155,16 @@ class Sky:
         return self._positions().within(ra, dec, radius)
 
     def find(self, text: str) -> Found | None:
-        """Read what a person typed: a row number, an id, Jhhmmss+ddmmss, or two numbers (degrees or sexagesimal).
+        """Read what a person typed: an id, a row number, Jhhmmss+ddmmss, or two numbers (degrees or sexagesimal).
 
-        None if it is none of these. A position with nothing within 10" is Found with id None: never a far object in silence.
+        Digits that are an id are not read as a row, since addresses name objects by their ids. None if it is none of these.
+        A position with nothing within 10" is Found with id None: never a far object in silence.
         """
         text = text.strip()
-        if text.isdecimal() and int(text) < len(self):
+        name = text if text in self else self._without_case(text)
+        if name is None and text.isdecimal() and int(text) < len(self):
             row = int(text)
             return Found(str(self.ids[row]), f"row {row}: {self.ids[row]}", row=row)
-        name = text if text in self else self._without_case(text)
         if name is not None:
             return Found(name, f"id {name}", row=self.row(name))
         try:
@@ -321,8 +322,8 @@ class Sky:
 
         with self._lock:
             chart = self.map(map_name)
-            if map_name not in self._zindexes or self._zindexes[map_name][0] != id(chart):
-                self._zindexes[map_name] = (id(chart), ZIndex.build(chart.xy))
+            if map_name not in self._zindexes or self._zindexes[map_name][0] is not chart:
+                self._zindexes[map_name] = (chart, ZIndex.build(chart.xy))
             return self._zindexes[map_name][1]
 
     # -- growth --------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ neighbouring tiles meet without a seam. Far in, points become discs, so that a s
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import zlib
 from collections import OrderedDict
@@ -39,7 +38,7 @@ FILL = 0.30  # discs grow until they would cover this share of the occupied part
 LARGEST_DISC, SMALLEST_DISC = 4.5, 0.8  # radius in tile pixels (half to one screen pixel each)
 GLOW_LEVEL, GLOW_SIGMA = 7, 1.4
 TAIL = 3.0
-LAYERS = 8  # states (colour, filter) of a map kept ready
+LAYERS = 8  # colours of a map kept ready
 
 
 @dataclass(frozen=True)
@@ -200,10 +199,10 @@ def _palette(kind: str, colours: int, theme: str) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Layer:
-    """One state of a map: which points are kept and what colours them. Makes its tiles in either theme.
+    """A map in one colouring. Makes its tiles in either theme.
 
     value: (m,) float32 in sorted order, 0 to 1 and NaN where unknown (numbers); label: (m,) int16, -1 where unknown
-    (classes); chosen: the points that are kept and have a value, which alone are coloured.
+    (classes); chosen: the points that have a value, which alone are coloured.
     """
 
     index: ZIndex
@@ -239,19 +238,6 @@ class Layer:
             flat[at] = DATA_START + np.minimum(strength * DATA, DATA - 1)
         else:
             flat[at] = DATA_START + hue.reshape(-1)[at] * STRENGTHS + np.minimum(strength * STRENGTHS, STRENGTHS - 1)
-        return out
-
-    def colours(self, positions: NDArray[np.integer], theme: str = "dark") -> NDArray[np.uint8]:
-        """Colours (k, 4) of single points given by sorted position, as the tiles would show them; grey if left out."""
-        out = np.full((len(positions), 4), 255, np.uint8)
-        if self.value is not None:
-            place = np.nan_to_num(self.value[positions])
-            out[:, :3] = palettes.numbers(theme, 256)[(place * 255).astype(int)]
-        elif self.label is not None:
-            out[:, :3] = palettes.classes(COLOURS, theme)[np.maximum(self.label[positions], 0)]
-        else:
-            out[:, :3] = palettes.density(theme, 256)[(self.ground.crowding(positions) * 255).astype(int)]
-        out[~self.chosen.mask[positions], :3] = palettes.rgb(palettes.GROUND_POINT[theme])
         return out
 
     def _cells(self, z: int, x: int, y: int) -> tuple[Any, Any, Any]:
@@ -380,15 +366,6 @@ class Ground:
         i, j = (np.clip(np.floor(w - 0.5).astype(int), 0, last) for w in (u, v))
         return i, j, np.clip(u - 0.5 - i, 0, 1).astype(np.float32), np.clip(v - 0.5 - j, 0, 1).astype(np.float32)
 
-    def crowding(self, positions: NDArray[np.integer]) -> NDArray[np.float32]:
-        """How crowded it is at points given by sorted position, 0 to 1."""
-        e = self.index.extent
-        cells = (1 << GLOW_LEVEL) / e.side
-        xy = self.index.xy[positions].astype(float)
-        i, j, a, b = self._interpolate((xy[:, 0] - e.x0) * cells, (xy[:, 1] - e.y0) * cells)
-        g = self.light
-        return (g[j, i] * (1 - a) + g[j, i + 1] * a) * (1 - b) + (g[j + 1, i] * (1 - a) + g[j + 1, i + 1] * a) * b
-
     def glow(self, z: int, x: int, y: int) -> NDArray[np.uint8]:
         """Palette bytes (512, 512) of the ground of a tile, row 0 on top."""
         along = (np.arange(PIXELS) + 0.5) / PIXELS
@@ -407,58 +384,50 @@ class Tiles:
         self.index = index
         self.ground = Ground(index)
         self._column = column
-        self._layers: OrderedDict[tuple[str | None, str], Layer] = OrderedDict()
+        self._layers: OrderedDict[str | None, Layer] = OrderedDict()
         self._lock = Lock()
 
-    def layer(self, colour: str | None = None, filter: NDArray[np.bool_] | None = None) -> Layer:
-        """The state coloured by a column (None: density) with the rows kept by filter (total,), None keeps all.
-
-        Raises KeyError for an unknown column, ValueError for a filter of the wrong length.
-        """
-        digest = "" if filter is None else hashlib.blake2b(np.packbits(filter).tobytes(), digest_size=8).hexdigest()
-        key = (colour, digest)
+    def layer(self, colour: str | None = None) -> Layer:
+        """The map coloured by a column (None: density). Raises KeyError for an unknown one, ValueError for one too short."""
         with self._lock:
-            if key in self._layers:
-                self._layers.move_to_end(key)
-                return self._layers[key]
-        made = self._make(colour, filter)
+            if colour in self._layers:
+                self._layers.move_to_end(colour)
+                return self._layers[colour]
+        made = self._make(colour)
         with self._lock:
-            self._layers[key] = made
+            self._layers[colour] = made
             while len(self._layers) > LAYERS:
                 self._layers.popitem(last=False)
         return made
 
-    def png(self, z: int, x: int, y: int, colour: str | None = None, filter: NDArray[np.bool_] | None = None,
-            theme: str = "dark") -> bytes:
+    def png(self, z: int, x: int, y: int, colour: str | None = None, theme: str = "dark") -> bytes:
         """One tile as PNG."""
-        return self.layer(colour, filter).png(z, x, y, theme)
+        return self.layer(colour).png(z, x, y, theme)
 
-    def _make(self, colour: str | None, filter: NDArray[np.bool_] | None) -> Layer:
+    def _make(self, colour: str | None) -> Layer:
         if colour is None:
-            return Layer(self.index, Scale("density"), self.index.keep(filter), self.ground)
+            return Layer(self.index, Scale("density"), self.index.everything, self.ground)
         if self._column is None:
             raise KeyError(f"this map has no columns, so it cannot be coloured by {colour!r}")
         values = np.asarray(self._column(colour))
         if len(values) < self.index.total:
             raise ValueError(f"column {colour!r} has {len(values)} values for {self.index.total} rows")
         values = values[:self.index.total]
-        scale = scale_of(values)  # of all rows, so that a filter does not change what a colour means
-        mask = np.ones(self.index.total, bool) if filter is None else filter
+        scale = scale_of(values)
         if scale.kind == "number":
             place = scale.place(values)
-            return Layer(self.index, scale, self.index.keep(mask & np.isfinite(place)), self.ground,
+            return Layer(self.index, scale, self.index.keep(np.isfinite(place)), self.ground,
                          value=place[self.index.rows])
         label = _classes(values)[1]
-        return Layer(self.index, scale, self.index.keep(mask & (label >= 0)), self.ground,
+        return Layer(self.index, scale, self.index.keep(label >= 0), self.ground,
                      label=label[self.index.rows])
 
 
 def warm_up() -> None:
     """Compile (or load from the cache) every kernel, so that the first tile does not wait for it."""
     rng = np.random.default_rng(0)
-    tiles = Tiles(ZIndex.build(rng.normal(size=(64, 2))),
-                  {"number": rng.normal(size=64), "class": np.array(["a", "b"] * 32)}.__getitem__)
-    mask = np.arange(64) > 5
-    for colour in (None, "number", "class"):
+    columns = {"number": np.array([np.nan, *range(63)]), "class": np.array(["", "a", "b", "b"] * 16)}  # some without a value
+    tiles = Tiles(ZIndex.build(rng.normal(size=(64, 2))), columns.__getitem__)
+    for colour in (None, *columns):
         for z in (0, 9):
-            tiles.png(z, 0, 0, colour, mask)
+            tiles.png(z, 0, 0, colour)

@@ -3,24 +3,21 @@
 The square that holds all points is cut into 4^L cells; the points are stored in the order in which the Z-shaped curve
 (Morton 1966) visits the cells, so that the points of any cell of any coarser level are one slice. `Extent` is that
 square, `ZIndex` the sorted points, `Kept` a choice among them. Arrays "in row order" have one entry per row of the
-sky; arrays "in sorted order" one per placed point. Rows whose place is NaN are left out and counted in `unplaced`.
+sky; arrays "in sorted order" one per placed point. Rows whose place is NaN are left out.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-FORMAT = 1
 CODE_BITS = 16  # of each coordinate: codes are 32 bits, level 16 is the finest grid
 MARGIN = 1.08  # the square is larger than the points, so that the glow around them fades before its rim
 # More points want a finer grid: 9 is what one 512-pixel tile of the whole map needs, 12 costs 90 MB a pyramid.
@@ -148,8 +145,8 @@ def _nearest(xy, rows, offsets, keep, pyramid, level, x0, y0, side, x, y):
 
 
 @njit(cache=True, nogil=True)
-def _window(xy, offsets, level, grid, x0, y0, side, xa, xb, ya, yb, stride, out):
-    """Points in xa <= x <= xb, ya <= y <= yb; every stride-th of them goes to `out`. Returns how many there are.
+def _window(xy, offsets, level, grid, x0, y0, side, xa, xb, ya, yb, out):
+    """Points in xa <= x <= xb, ya <= y <= yb; as many as fit go to `out`. Returns how many there are.
 
     grid: the level (<= `level`) whose cells are walked; cells wholly inside are not tested point by point.
     """
@@ -158,7 +155,7 @@ def _window(xy, offsets, level, grid, x0, y0, side, xa, xb, ya, yb, stride, out)
     ia, ib = np.int64(max(np.floor((xa - x0) / size), 0)), np.int64(min(np.floor((xb - x0) / size), cells - 1))
     ja, jb = np.int64(max(np.floor((ya - y0) / size), 0)), np.int64(min(np.floor((yb - y0) / size), cells - 1))
     down = 2 * (level - grid)
-    found, taken = np.int64(0), np.int64(0)
+    found = np.int64(0)
     for j in range(ja, jb + 1):
         for i in range(ia, ib + 1):
             m = _code(i, j)
@@ -166,14 +163,13 @@ def _window(xy, offsets, level, grid, x0, y0, side, xa, xb, ya, yb, stride, out)
             if start == stop:
                 continue
             inside = ia < i < ib and ja < j < jb
-            if inside and taken == out.size:
+            if inside and found >= out.size:
                 found += stop - start
                 continue
             for p in range(start, stop):
                 if inside or (xa <= xy[p, 0] <= xb and ya <= xy[p, 1] <= yb):
-                    if taken < out.size and found % stride == 0:
-                        out[taken] = p
-                        taken += 1
+                    if found < out.size:
+                        out[found] = p
                     found += 1
     return found
 
@@ -307,35 +303,8 @@ class ZIndex:
         (x0, y0), (x1, y1) = self.xy.min(axis=0).tolist(), self.xy.max(axis=0).tolist()
         return x0, x1, y0, y1
 
-    def save(self, folder: Path | str) -> None:
-        """Write the index into a folder as plain arrays and index.json (written last: without it there is no index)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("xy", "rows", "codes", "offsets"):
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        about = {"format": FORMAT, "level": self.level, "total": self.total, "x0": self.extent.x0,
-                 "y0": self.extent.y0, "side": self.extent.side}
-        (folder / "index.json.part").write_text(json.dumps(about))
-        (folder / "index.json.part").replace(folder / "index.json")
-
-    @classmethod
-    def open(cls, folder: Path | str) -> ZIndex:
-        """Open a saved index; its arrays are memory-mapped. Raises FileNotFoundError, or ValueError if not ours."""
-        folder = Path(folder)
-        about = json.loads((folder / "index.json").read_text())
-        if about.get("format") != FORMAT:
-            raise ValueError(f"{folder / 'index.json'}: format {about.get('format')} is not {FORMAT}; build it again")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                  for name in ("xy", "rows", "codes", "offsets")}
-        return cls(Extent(about["x0"], about["y0"], about["side"]), about["level"], about["total"], **arrays)
-
     def __len__(self) -> int:
         return len(self.rows)
-
-    @property
-    def unplaced(self) -> int:
-        """How many rows have no place on this map."""
-        return self.total - len(self.rows)
 
     @cached_property
     def counts(self) -> NDArray[np.uint32]:
@@ -355,10 +324,8 @@ class ZIndex:
             cells[occupied] = np.add.reduceat(values, self.offsets[:-1][occupied].astype(np.int64), dtype=dtype)
         return pyramid_of(cells, self.level)
 
-    def keep(self, mask: NDArray[np.bool_] | None) -> Kept:
-        """The points whose row is True in mask (total,), in row order; None keeps all."""
-        if mask is None:
-            return self.everything
+    def keep(self, mask: NDArray[np.bool_]) -> Kept:
+        """The points whose row is True in mask (total,), in row order."""
         if mask.shape != (self.total,):
             raise ValueError(f"a filter needs one entry for each of the {self.total} rows, got shape {mask.shape}")
         kept = np.ascontiguousarray(mask[self.rows], dtype=bool)
@@ -387,30 +354,24 @@ class ZIndex:
         mask[self.rows[inside]] = True
         return mask
 
-    def positions_in(self, x0: float, x1: float, y0: float, y1: float, limit: int | None = None) -> NDArray[np.int64]:
-        """Sorted positions of the points in a rectangle; beyond `limit` evenly thinned to at most that many."""
-        found = self.count(x0, x1, y0, y1)
-        stride = 1 if limit is None or found <= limit else math.ceil(found / max(limit, 1))
-        out = np.empty(-(-found // stride) if limit != 0 else 0, np.int64)
-        self._walk(x0, x1, y0, y1, stride, out)
+    def positions_in(self, x0: float, x1: float, y0: float, y1: float) -> NDArray[np.int64]:
+        """Sorted positions of the points in a rectangle."""
+        out = np.empty(self.count(x0, x1, y0, y1), np.int64)
+        self._walk(x0, x1, y0, y1, out)
         return out
 
     def count(self, x0: float, x1: float, y0: float, y1: float) -> int:
         """How many points lie in a rectangle."""
-        return self._walk(x0, x1, y0, y1, 1, np.empty(0, np.int64))
+        return self._walk(x0, x1, y0, y1, np.empty(0, np.int64))
 
-    def in_view(self, x0: float, x1: float, y0: float, y1: float, limit: int | None = None) -> NDArray[np.uint32]:
-        """Rows of the points in a rectangle, at most `limit` of them (then every so-many-th along the curve)."""
-        return self.rows[self.positions_in(x0, x1, y0, y1, limit)]
-
-    def _walk(self, x0: float, x1: float, y0: float, y1: float, stride: int, out: NDArray[np.int64]) -> int:
+    def _walk(self, x0: float, x1: float, y0: float, y1: float, out: NDArray[np.int64]) -> int:
         e = self.extent
         if not (x1 >= x0 and y1 >= y0 and len(self)):
             return 0
         x0, x1, y0, y1 = float(x0), float(x1), float(y0), float(y1)  # one compiled version of the kernel, not many
         share = max(x1 - x0, y1 - y0) / e.side  # walk about 32 x 32 cells, however far we have zoomed in
         grid = min(self.level, max(0, int(5 - math.log2(max(share, 1e-9)))))
-        return int(_window(self.xy, self.offsets, self.level, grid, e.x0, e.y0, e.side, x0, x1, y0, y1, stride, out))
+        return int(_window(self.xy, self.offsets, self.level, grid, e.x0, e.y0, e.side, x0, x1, y0, y1, out))
 
 
 def _offsets(codes: NDArray[np.uint32], level: int) -> NDArray[np.uint32]:
@@ -424,4 +385,4 @@ def warm_up() -> None:
     index = ZIndex.build(np.array([[0.0, 0.0], [1.0, 1.0], [0.3, 0.7]]))
     index.tap(0.2, 0.2)
     index.lasso([(0, 0), (1, 0), (0, 1)])
-    index.in_view(0, 1, 0, 1)
+    index.positions_in(0, 1, 0, 1)

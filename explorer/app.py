@@ -30,7 +30,7 @@ TEMPLATE = """
 
 class SkyView(JSComponent):
     """The page as a component. base: where the desk's answers are; row: the chosen object, both ways; page: whether the
-    browser's address and title belong to it."""
+    browser's address belongs to it."""
 
     base = param.String()
     row = param.Integer(default=None, allow_None=True)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from explorer.desk import Desk
 
 LOCAL = ("127.0.0.1", "localhost")
-DEMO_MAPS = 5  # UMAP and PCA of images and of spectra, and the sky
 Port = Annotated[int, typer.Option(help="Where the page answers.", min=1, max=65535)]
 NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Do not open a browser.")]
 Model = Annotated[Path | None, typer.Option(help="A folder with a model; the one shipped with Omnisky if left out.")]
@@ -111,7 +110,7 @@ def done(desk: Desk, objects: int, model: Path | None) -> bool:
     from engine.model_files import model_of, vectors_checksum
     from explorer.startup import needs_work
 
-    if not desk.there or len(desk.sky) < objects or needs_work(desk) or len(desk.sky.maps) < DEMO_MAPS:
+    if not desk.there or len(desk.sky) < objects or needs_work(desk):
         return False
     known = {desk.sky.embeddings(space).manifest["checksum"] for space in desk.sky.spaces}
     return known == {vectors_checksum(model_of(desk.path) if model is None else model, desk.path)}

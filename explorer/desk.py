@@ -83,6 +83,7 @@ class Desk:
         self._lock = threading.RLock()
         self._looked = 0.0
         self._generation = 0
+        self._first: tuple[int, int | None] | None = None  # generation, row
         self._tiles: dict[str, tuple[int, Tiles]] = {}
         self._cache = Cache()
         if (self.path / "sky.json").is_file():
@@ -161,7 +162,14 @@ class Desk:
         return {"name": column, "title": title_of(column), "unit": pretty_unit(unit), "kind": kind}
 
     def good_first(self) -> int | None:
-        """An object to show first: bright, with the most data; the same one at every start."""
+        """An object to show first, the same one at every start; looked for again only when the sky has grown."""
+        with self._lock:
+            if self._first is None or self._first[0] != self._generation:
+                self._first = (self._generation, self._look_for_first())
+            return self._first[1]
+
+    def _look_for_first(self) -> int | None:
+        """Among the first few hundred, which are read: bright, with the most data."""
         if not len(self.sky):
             return None
         some = range(min(len(self.sky), 400))
@@ -270,9 +278,10 @@ class Desk:
     # -- what was not measured -----------------------------------------------------------------------------------
 
     def _offer(self, row: int, thing: SkyObject) -> dict[str, Any]:
-        """What the model can make of an object, or why nothing; and the runs that are done already."""
-        done = [] if self._runs is None else self._runs.done(row)
-        return sources.offer(sources.model_folder(self.path, self.model), thing) | {"done": done}
+        """What the model can make of an object, or why nothing; and the runs of it that are done already."""
+        folder = sources.model_folder(self.path, self.model)
+        done = [] if self._runs is None or self._runs.model != folder else self._runs.done(row)
+        return sources.offer(folder, thing) | {"done": done}
 
     @property
     def runs(self) -> Runs:

@@ -27,6 +27,7 @@ HATCH = np.array([110, 118, 129], np.uint8)
 OWN_STRETCH, OWN_Q = 6.0, 8.0  # in units of the sky's scatter, for pictures that the survey's stretch does not fit
 PEDESTAL = 0.11  # of the stretch: the Legacy viewer's 0.03 at its scale for r
 DARK, BRIGHT = 60, 243  # of 255: bright end below, or faint end above: the picture shows nothing
+STEP = math.radians(1e-4)  # along which east and north are looked for
 
 
 @dataclass(frozen=True)
@@ -264,13 +265,15 @@ def directions(image: Image) -> tuple[tuple[float, float], tuple[float, float]]:
     assert image.wcs is not None
     ny, nx = image.size
     middle = np.array([(nx - 1) / 2, (ny - 1) / 2])
-    ra, dec = (float(v) for v in image.wcs.all_pix2world([middle], 0)[0])
-    step = 1e-4 if dec < 89.9 else -1e-4  # degrees; not over the pole
-    points = [[ra, dec], [ra + abs(step) / max(math.cos(math.radians(dec)), 1e-6), dec], [ra, dec + step]]
+    a, d = np.radians(image.wcs.all_pix2world([middle], 0)[0])
+    here = np.array([math.cos(d) * math.cos(a), math.cos(d) * math.sin(a), math.sin(d)])
+    east = np.array([-math.sin(a), math.cos(a), 0])
+    # Steps on the tangent plane: at the poles, steps of right ascension would be none, or go round them.
+    x, y, z = np.stack([here, here + STEP * east, here + STEP * np.cross(here, east)], axis=1)
+    points = np.degrees([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))]).T
     # The core WCS suffices for a direction, and unlike the distorted one it always has an inverse.
-    here, east, north = image.wcs.wcs_world2pix(points, 0)
-    e, n = east - here, (north - here) * np.sign(step)
-    return (float(e[0]), float(e[1])), (float(n[0]), float(n[1]))
+    at, e, n = image.wcs.wcs_world2pix(points, 0)
+    return (float(e[0] - at[0]), float(e[1] - at[1])), (float(n[0] - at[0]), float(n[1] - at[1]))
 
 
 def compass_angle(image: Image) -> float | None:

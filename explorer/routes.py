@@ -17,6 +17,7 @@ from typing import Any
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from explorer.desk import Desk
+from explorer.words import without_place
 
 POOL = ThreadPoolExecutor(4, thread_name_prefix="desk")
 STATIC = Path(__file__).with_name("static")
@@ -47,8 +48,9 @@ class Answer(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         cause = getattr(error, "__cause__", None) or error
+        said = str(cause.args[0]) if cause is not None and cause.args else "something went wrong"
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"error": str(cause.args[0]) if cause is not None and cause.args else "something went wrong"}))
+        self.finish(json.dumps({"error": without_place(said, self.desk.path)}))
 
 
 class Order(Answer):
@@ -85,7 +87,7 @@ def routes(desk: Desk, prefix: str) -> list[tuple[str, Any, dict[str, Any]]]:
     def order(pattern: str, ask: Callable[..., Any]) -> Any:
         return (prefix + pattern, Order, {"desk": desk, "ask": ask, "kind": "application/json", "keep": False})
 
-    name = r"([\w.~%-]+)"
+    name = r"([^/]+)"
     return [
         rule("start.json", Desk.start), rule("state.json", Desk.state),
         rule(rf"tile/{name}/(\w+)/{name}/(\w+)/(\d+)/(\d+)/(\d+)\.png", tile, "image/png", True),

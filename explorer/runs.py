@@ -14,12 +14,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
+
+from explorer.words import without_place
 
 KEPT_BYTES = 64_000_000  # of runs that are done
 PATIENCE = 20.0  # seconds after which a visitor who does not ask any more is taken to have left
 ACTIVE = ("waiting", "running")
+FRAMES = count(1)  # of all runs: another model's picture of the same object never has an address that a browser may know
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Run:
 
     def take(self, frame: dict[str, Any], files: dict[str, bytes]) -> None:
         """What came of it since."""
-        self.version += 1
+        self.version = next(FRAMES)
         self.fraction, self.note = frame["fraction"], frame["note"]
         self.files |= files
         for target, new in frame["parts"].items():
@@ -55,7 +59,7 @@ class Runs:
     def __init__(self, sky: Path, model: Path) -> None:
         self.sky, self.model = sky, model
         self._lock = threading.RLock()
-        self._runs: OrderedDict[str, Run] = OrderedDict()  # in order of asking, again if it had ended
+        self._runs: OrderedDict[str, Run] = OrderedDict()  # in order of asking; those that have ended, of looking at them
         self._begun = 0  # numbers the orders: a run may be stopped and begun anew
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
@@ -127,7 +131,10 @@ class Runs:
     def _run(self, key: str) -> Run:
         if key not in self._runs:
             raise LookupError("this run is over and was forgotten; generate again")
-        return self._runs[key]
+        run = self._runs[key]
+        if run.status not in ACTIVE:  # what is looked at is forgotten last; one that waits keeps its place
+            self._runs.move_to_end(key)
+        return run
 
     # -- the process ---------------------------------------------------------------------------------------------
 
@@ -186,8 +193,8 @@ class Runs:
         if "ending" not in frame:
             run.take(frame, files)
         else:
-            run.status, run.version = frame["ending"], run.version + 1
-            run.note = frame.get("error", "")
+            run.status, run.version = frame["ending"], next(FRAMES)
+            run.note = without_place(without_place(frame.get("error", ""), self.model), self.sky)
             if run.status == "done":
                 run.fraction = 1.0
             self._forget()

@@ -9,6 +9,12 @@ import sys
 import threading
 from typing import IO, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.jobs import KINDS
+from engine.search import saved_rows
+from engine.sky import Sky
 from explorer.desk import Desk
 
 PATIENCE = 5.0  # seconds a stopped worker has to finish its batch
@@ -54,8 +60,25 @@ class Work:
 
 
 def needs_work(desk: Desk) -> bool:
-    """Whether a sky has objects without vectors, or vectors without a map."""
+    """Whether a sky lacks something that `engine.jobs.prepare` makes: vectors, indexes, maps, an object's place on them."""
     sky = desk.sky
     if not len(sky):
         return False
-    return not sky.maps or not sky.spaces or any(len(sky.embeddings(s)) < len(sky) for s in sky.spaces)
+    spaces = {space: sky.embeddings(space) for space in sky.spaces}
+    if not spaces or any(saved_rows(sky.path, space, vectors) < len(sky) for space, vectors in spaces.items()):
+        return True  # vectors that are missing are missing in the index, too
+    maps = [f"{kind}-{space}" for space, vectors in spaces.items() if vectors.known() for kind in KINDS]
+    maps += ["sky"] if np.isfinite(sky.column("ra")).any() else []
+    places = [_places(sky, name) for name in maps]
+    if any(len(xy) < len(sky) for xy in places):
+        return True
+    nowhere = ~np.any([np.isfinite(xy[: len(sky), 0]) for xy in places], axis=0)
+    return bool(nowhere.any()) and len(_places(sky, "arrival")) < len(sky)
+
+
+def _places(sky: Sky, name: str) -> NDArray[np.float32]:
+    """Of the rows of a map; none if it is not there, or damaged: then it is made again."""
+    try:
+        return sky.map(name).xy
+    except (KeyError, ValueError):
+        return np.empty((0, 2), np.float32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,12 +34,17 @@ GENERATE = {  # what the strip says
     "stopped": "Stopped: what is shown is unfinished, not a shorter run.", "waiting": "waits for other runs: ",
     "band": "median, 16–84 % of {} samples", "samples": "samples", "chi": "χ per pixel, −5 σ red to +5 σ blue",
     "redshift": "redshift", "posterior": "what the model says of the redshift",
-    "not_posterior": "not a posterior", "plausible": "Many-token draws are plausible, not calibrated.",
+    "not_posterior": "not a posterior", "plausible": "Images and spectra are plausible draws, not calibrated.",
     "how": "how it was made",
     "inconsistent": "inconsistent with the input", "consistent": "consistent with the input",
 }
 NO_INPUT = "This object has no image or spectrum that the model reads."
 NO_MODEL = "The model that made this sky's vectors is not there any more; start again with --model FOLDER."
+
+
+def without_place(text: str, path: Path) -> str:
+    """A sentence about a folder for visitors, who need not know where it lies: "small.sky", not "/data/ada/small.sky"."""
+    return text.replace(f"{path.parent}{os.sep}", "") if path.is_absolute() else text
 
 
 def cannot_generate(model: str) -> str:
@@ -57,7 +64,8 @@ def target_title(key: str) -> str:
 def chi_line(found: Any) -> str:
     """How well a generated measurement, observed again, agrees with the input: χ² counts noise alone, which a codec's own error
     of a bright object exceeds by far; σ counts both."""
-    return f"χ² {found.chi2:.2f} of noise alone, {max(found.significance, 0):.1f} σ beyond noise and {found.floor:.0%} of flux"
+    return (f"reduced χ² {found.chi2:.2f} from noise alone; {max(found.significance, 0):.1f} σ beyond what noise and "
+            f"{100 * found.floor:g} % of the flux explain")
 
 
 def colour_rank(name: str) -> tuple[int, str]:
@@ -95,10 +103,20 @@ def survey_title(key: str | None) -> str:
 def position_of(thing: SkyObject) -> dict[str, Any] | None:
     if thing.position is None:
         return None
-    ra, dec = thing.position.ra, thing.position.dec
-    name = "J" + ra.to_string("hour", sep="", precision=2, pad=True)
-    name += dec.to_string("deg", sep="", precision=1, pad=True, alwayssign=True)
-    return {"ra": round(float(ra.deg), 7), "dec": round(float(dec.deg), 7), "text": spell(thing.position), "name": name}
+    ra, dec = float(thing.position.ra.deg), float(thing.position.dec.deg)
+    return {"ra": round(ra, 7), "dec": round(dec, 7), "text": spell(thing.position), "name": j_name(ra, dec)}
+
+
+def j_name(ra: float, dec: float) -> str:
+    """"J100024.27+021230.1" of degrees: digits are cut, not rounded, as the IAU asks of names."""
+    def cut(value: float, decimals: int) -> str:
+        """hhmmss of hours, ddmmss of degrees."""
+        whole = 10**decimals
+        units = math.floor(value * 3600 * whole + 1e-5)  # what was written with these digits keeps its last
+        minutes, rest = divmod(units, 60 * whole)
+        return f"{minutes // 60:02}{minutes % 60:02}{rest // whole:02}.{rest % whole:0{decimals}}"
+
+    return f"J{cut(ra / 15, 2)}{'-' if dec < 0 else '+'}{cut(abs(dec), 1)}"
 
 
 def plain(scalar: Scalar | None) -> float | None:

@@ -9,6 +9,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 
 import engine
+from engine import skymap
 from engine.objects import Scalar, SkyObject
 from engine.store import Store
 
@@ -85,3 +86,36 @@ def test_refresh_takes_in_new_rows(sky_path: Path) -> None:
     assert sky.column("z")[4] == 3 and np.isnan(sky.column("mass")[:4]).all() and "mass" in sky.columns
     assert sky.within(10.0, -0.2, 60).tolist() in ([1, 4], [4, 1])
     assert len(sky.table) == 5
+
+
+def test_a_column_that_was_read_goes_on_where_newcomers_lack_it(sky_path: Path) -> None:
+    sky = engine.open(sky_path)
+    before = {name: sky.column(name) for name in ("z", "kind", "flag", "ra")}
+    Store(sky_path).append([SkyObject("late")], ["g"])
+    sky.refresh()
+    for name, values in before.items():
+        assert sky.column(name)[:4].tolist() == pytest.approx(values.tolist(), nan_ok=True) and len(sky.column(name)) == 5
+    assert np.isnan(sky.column("z")[4]) and sky.column("kind")[4] == sky.column("flag")[4] == ""
+
+
+def test_the_index_of_a_map_follows_its_growth(sky_path: Path) -> None:
+    """Many times, and past maps that no index was made of: a new map may lie in memory where an older one lay."""
+    sky, folder = engine.open(sky_path), sky_path / "maps" / "arrival"
+    for rows in range(4, 80):
+        skymap.arrival_map(rows).save(folder)
+        sky.refresh()
+        assert len(sky.map("arrival").xy) == rows
+        if rows % 2:
+            assert sky.zindex("arrival").total == rows
+            assert sky.zindex("arrival") is sky.zindex("arrival")
+
+
+def test_an_id_of_digits_is_found_before_a_row(tmp_path: Path) -> None:
+    names = ["3", "1", "0", "2", "77"]
+    Store.create(tmp_path / "a.sky").append([SkyObject(name) for name in names], ["f"] * 5)
+    sky = engine.open(tmp_path / "a.sky")
+    for row, name in enumerate(names):
+        found = sky.find(name)
+        assert found is not None and (found.id, found.row) == (name, row)
+    rest = sky.find("4")
+    assert rest is not None and (rest.id, rest.row, rest.reading) == ("77", 4, "row 4: 77")

@@ -47,7 +47,7 @@ def brute_lasso(xy: np.ndarray, polygon: np.ndarray) -> np.ndarray:
 def test_every_placed_row_appears_once_and_the_others_are_counted(cloud: np.ndarray, index: ZIndex) -> None:
     placed = np.flatnonzero(np.isfinite(cloud[:, 0]))
     assert np.array_equal(np.sort(index.rows), placed)
-    assert index.unplaced == len(cloud) - len(placed)
+    assert len(index) == len(placed) < index.total == len(cloud)
     assert np.array_equal(index.xy, cloud[index.rows])
     assert np.all(np.diff(index.codes.astype(np.int64)) >= 0)
 
@@ -99,7 +99,7 @@ def test_a_tap_on_equal_places_gives_the_first_row(cloud: np.ndarray, index: ZIn
 def test_a_tap_where_nothing_is_kept_finds_nothing(index: ZIndex) -> None:
     assert index.tap(0, 0, index.keep(np.zeros(index.total, bool))) is None
     assert ZIndex.build(np.empty((0, 2))).tap(0, 0) is None
-    assert ZIndex.build(np.full((4, 2), np.nan)).unplaced == 4
+    assert len(ZIndex.build(np.full((4, 2), np.nan))) == 0
 
 
 @pytest.mark.parametrize("corners", [3, 7, 150])
@@ -119,19 +119,14 @@ def test_a_lasso_along_the_cell_borders_is_exact_too(cloud: np.ndarray, index: Z
     assert got.any() and np.array_equal(got, brute_lasso(cloud, polygon))
 
 
-def test_rows_in_view_are_those_in_the_rectangle(cloud: np.ndarray, index: ZIndex) -> None:
+def test_positions_in_a_rectangle_are_those_of_its_points(cloud: np.ndarray, index: ZIndex) -> None:
     rng = np.random.default_rng(7)
     for _ in range(20):
         x, y, w, h = *rng.normal(size=2) * 4, *rng.exponential(2.0, size=2)
         inside = (cloud[:, 0] >= x) & (cloud[:, 0] <= x + w) & (cloud[:, 1] >= y) & (cloud[:, 1] <= y + h)
-        assert np.array_equal(np.sort(index.in_view(x, x + w, y, y + h)), np.flatnonzero(inside))
+        assert np.array_equal(np.sort(index.rows[index.positions_in(x, x + w, y, y + h)]), np.flatnonzero(inside))
         assert index.count(x, x + w, y, y + h) == inside.sum()
-
-
-def test_too_many_in_view_are_thinned_to_the_limit(index: ZIndex) -> None:
-    rows = index.in_view(-100, 100, -100, 100, limit=1000)
-    assert 900 < len(rows) <= 1000 and len(np.unique(rows)) == len(rows)
-    assert len(index.in_view(5, 4, 0, 1)) == 0
+    assert len(index.positions_in(5, 4, 0, 1)) == 0
 
 
 def test_points_on_a_line_or_on_one_spot_still_have_a_square() -> None:
@@ -140,14 +135,6 @@ def test_points_on_a_line_or_on_one_spot_still_have_a_square() -> None:
     line = ZIndex.build(np.c_[np.arange(10.0), np.zeros(10)])
     assert line.extent.side == pytest.approx(9 * zorder.MARGIN)
     assert Extent.around(np.empty((0, 2))).side == 1.0
-
-
-def test_a_saved_index_opens_memory_mapped_and_answers_alike(index: ZIndex, tmp_path) -> None:
-    index.save(tmp_path)
-    again = ZIndex.open(tmp_path)
-    assert isinstance(again.xy, np.memmap) and again.extent == index.extent and again.unplaced == index.unplaced
-    assert [again.tap(x, 1.0) for x in (-3.0, 0.5, 8.0)] == [index.tap(x, 1.0) for x in (-3.0, 0.5, 8.0)]
-    assert np.array_equal(again.lasso([(-5, -5), (5, -5), (0, 5)]), index.lasso([(-5, -5), (5, -5), (0, 5)]))
 
 
 def test_wrong_shapes_are_refused(index: ZIndex) -> None:

@@ -105,8 +105,11 @@ class Parts:
             return rows.empty_table(columns)
         table = pa.concat_tables([_read(path, columns) for _, path in files], promote_options="permissive")
         table = table.slice(since - self._starts[files[0][0]])
-        if missing := set(columns or ()) - set(table.column_names):
-            raise KeyError(f"no column {sorted(missing)[0]!r} in {self._folder.parent}")
+        for name in set(columns or ()) - set(table.column_names):  # earlier parts may have it
+            if name not in self.schema.names:
+                raise KeyError(f"no column {name!r} in {self._folder.parent}")
+            field = self.schema.field(name)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
         return table if columns is None else table.select(list(columns))
 
     def blocks(self, schema: pa.Schema, size: int = PACK_GROUP) -> Iterator[pa.Table]:

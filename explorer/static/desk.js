@@ -103,9 +103,11 @@ class Desk {
     this.count.textContent = `${this.name ?? ""} · ${now.objects.toLocaleString("en").replaceAll(",", " ")} objects`;
     this.waiting(now);
     if (!now.maps.length || !this.columns?.length) { return; }
+    const offered = JSON.stringify([now.maps, this.columns, this.spaces, this.comparable]), changed = offered !== this.offered;
+    this.offered = offered;
     if (!this.state.map) { this.choices(now); this.readAddress(true); return; }
     if (this.awaited && (now.objects !== before?.objects || !now.progress.running)) { this.awaitedIsThere(now); }
-    if (JSON.stringify(before?.maps) !== JSON.stringify(now.maps)) { this.preferMap(now); this.choices(now); this.paintMap(); this.drawLegend(); this.neighbours(); }
+    if (changed) { this.preferMap(now); this.choices(now); this.paintMap(); this.drawLegend(); this.neighbours(); }
   }
 
   preferMap(now) { // while a sky is made its maps come one by one: show the one that was asked for, or the best there is
@@ -120,7 +122,7 @@ class Desk {
       if (answer.status === 404 && this.page) { location.reload(); return; } // the server was started again, under another path
       const now = await answer.json();
       if (this.lost) { this.lost = false; this.say("connected again"); }
-      if (now.version !== this.now.version && (!this.columns?.length || now.maps.length !== this.now.maps.length)) { await this.load(); } else { this.take(now); }
+      if (now.version !== this.now.version) { await this.load(); } else { this.take(now); }
     } catch { if (!this.lost) { this.lost = true; this.say("Connection lost, trying again. The page stays readable."); } }
     setTimeout(() => this.poll(), busy() ? 1000 : 5000);
   }

@@ -155,6 +155,18 @@ def test_a_sky_that_grows_gets_new_versions(tmp_path: Path, folder: Path, monkey
     assert desk.card(small_sky.COUNT + 1)["id"] == "small:201"
 
 
+def test_an_object_to_show_first_is_looked_for_once_while_the_sky_stays_as_it_is(
+        tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "LOOK_EVERY", 0.0)
+    desk = Desk(shutil.copytree(folder, tmp_path / "some.sky"))
+    first = desk.start()["first"]
+    cells, read = desk.sky.store.cells, []
+    monkeypatch.setattr(desk.sky.store, "cells", lambda *what: read.append(what) or cells(*what))
+    assert desk.start()["first"] == desk.good_first() == first and read == []
+    Store(desk.path).append([small_sky.galaxy(300)], ["more"])
+    assert desk.start()["first"] is not None and read
+
+
 def test_a_desk_of_an_open_sky_opens_it_once(folder: Path) -> None:
     sky = engine.open(folder)
     assert Desk.of(sky).sky is sky

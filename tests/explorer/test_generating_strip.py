@@ -80,7 +80,8 @@ def test_what_is_offered_depends_on_model_and_object(model: Path, galaxy: SkyObj
                                (model, SkyObject("bare"), "no image or spectrum"), (None, galaxy, "--model FOLDER")):
         assert offer(folder, thing)["sources"] == [] and why in offer(folder, thing)["why"]
     (tmp_path / "config.json").write_text("{")
-    assert "damaged" in offer(tmp_path, galaxy)["why"]
+    why = offer(tmp_path, galaxy)["why"]
+    assert f"{tmp_path.name}/config.json is damaged" in why and str(tmp_path.parent) not in why
 
 
 def test_only_fluxes_are_offered_since_the_model_refuses_all_else(bundle: checkpoints.OmniBundle, galaxy: SkyObject) -> None:
@@ -131,7 +132,8 @@ def test_frames_tell_target_by_target(told: list[Frame], bundle: checkpoints.Omn
     assert set(image["measured"]) == {"input", "true"} and {one["file"] for one in image["shown"]} <= set(files)
     assert image["side"] == pytest.approx(96 * 0.262) and "scheme roar, 16 steps" in image["origin"]
     check = image["shown"][0]["check"]  # random weights agree with nothing
-    assert check["consistent"] is False and check["number"].startswith("χ² ") and "inconsistent with the input" in check["why"]
+    assert check["consistent"] is False and check["number"].startswith("reduced χ² ")
+    assert "inconsistent with the input" in check["why"]
     assert decoded(files[check["file"]]).shape[0] >= 384
     band = np.frombuffer(files[parts["tok_spectrum_desi"]["file"]], "<f4").reshape(4, -1)
     assert band.shape == (4, 7781) and (band[2] <= band[1]).all() and (band[1] <= band[3]).all() and (band[2] < band[3]).any()
@@ -225,8 +227,8 @@ def test_a_band_of_one_is_itself() -> None:
 class Silent(Runs):
     """Without a process: orders are kept, frames are put in by hand."""
 
-    def __init__(self) -> None:
-        super().__init__(Path("sky"), Path("model"))
+    def __init__(self, model: Path = Path("model")) -> None:
+        super().__init__(Path("sky"), model)
         self.told: list[dict[str, Any]] = []
 
     def _tell(self, order: dict[str, Any]) -> None:
@@ -244,7 +246,7 @@ def test_runs_wait_for_each_other_and_are_shared() -> None:
     assert made.start(1, "legacy", 0, "eve")["run"] == "1-legacy-0" and len(made.told) == 1
     made.frame(1)
     state = made.state("1-legacy-0", "ada")
-    assert state["parts"] == {"tok_z": {"a": 1, "version": 1}} and state["fraction"] == 0.5
+    assert state["parts"] == {"tok_z": {"a": 1, "version": state["version"]}} and state["fraction"] == 0.5
     assert made.stop("1-legacy-0", "ada")["status"] == "stopped" and len(made.told) == 1, "eve still watches"
     made._take({"run": 1, "ending": "done"}, {})
     assert made.state("1-legacy-0", "eve")["status"] == "done" and made.file("1-legacy-0", "f.png") == b"x" * 10
@@ -330,6 +332,18 @@ def test_done_runs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> 
     assert [made.done(row) for row in (1, 2, 3)] == [[], ["2-legacy-0"], ["3-legacy-0"]]
 
 
+def test_what_was_looked_at_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "KEPT_BYTES", 25)
+    made = Silent()
+    for number in (1, 2, 3):
+        made.start(number, "legacy", 0, "ada")
+        made.frame(number)
+        if number == 3:
+            made.state("1-legacy-0", "bob")
+        made._take({"run": number, "ending": "done"}, {})
+    assert [made.done(row) for row in (1, 2, 3)] == [["1-legacy-0"], [], ["3-legacy-0"]]
+
+
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
@@ -345,7 +359,8 @@ def test_a_process_that_fails_or_dies_is_said(sky: Path, tmp_path: Path) -> None
     made = Runs(sky, tmp_path)
     key = made.start(0, "legacy", 0, "ada")["run"]
     until(lambda: made.state(key, "ada")["status"] == "failed")
-    assert "is not a model" in made.state(key, "ada")["note"]
+    note = made.state(key, "ada")["note"]
+    assert f"{tmp_path.name} is not a model" in note and str(tmp_path.parent) not in note
     [process] = generators()
     process.send_signal(signal.SIGSTOP)
     made.start(0, "legacy", 0, "ada")
@@ -383,6 +398,29 @@ def test_another_model_ends_what_the_last_one_was_at(model: Path, sky: Path, tmp
     assert new.model == model and desk.runs is new and not process.is_running() and generators() == []
     assert desk.generate(1, "legacy", 0, "bob")["status"] == "running" and len(generators()) == 1
     new.close()
+
+
+def test_what_another_model_made_is_not_offered(model: Path, sky: Path, tmp_path: Path) -> None:
+    desk = Desk(sky, model)
+    desk._runs = made = Silent(model)
+    made.start(0, "legacy", 0, "ada")
+    made.frame(1)
+    made._take({"run": 1, "ending": "done"}, {})
+    assert desk.card(0)["generate"]["done"] == ["0-legacy-0"]
+    desk.model = shutil.copytree(model, tmp_path / "another")
+    assert desk.card(0)["generate"]["done"] == []
+
+
+def test_no_address_stands_for_the_pictures_of_two_models() -> None:
+    """A browser keeps a picture for ever under its run and version."""
+    versions = []
+    for name in ("one", "another"):
+        made = Silent(Path(name))
+        made.start(1, "legacy", 0, "ada")
+        made.frame(1)
+        made.frame(1)
+        versions += [made.state("1-legacy-0", "ada")["parts"]["tok_z"]["version"]]
+    assert versions[0] < versions[1]
 
 
 # ----------------------------------------------------------------------------------------------------------- the page

@@ -12,6 +12,8 @@ import pytest
 import small_sky
 from card_page import Visit, visit
 
+from engine.embeddings import Embeddings
+from engine.objects import Scalar, SkyObject
 from engine.store import Store
 from explorer.desk import Desk
 from explorer.startup import Work
@@ -73,6 +75,21 @@ def test_the_page_turns_into_the_map_without_reload_and_takes_newcomers_in(seen:
     assert page.evaluate("[window.sameage, omnisky.state.row]") == [True, chosen]
     desk.progress = {"running": False, "fraction": 1.0, "note": "ready"}
     page.wait_for_function("omnisky.root.querySelector('.job').hidden")
+
+
+def test_a_column_and_a_space_that_come_later_are_offered(seen: Visit, desk: Desk, folder: Path) -> None:
+    """The maps stay as they are: nothing but the version says that there is more."""
+    page = seen.page
+    shutil.copytree(folder, desk.path)
+    desk.progress = {"running": True, "fraction": 0.9, "note": "embedded"}
+    page.goto(seen.address)
+    page.wait_for_function("window.omnisky?.answer")
+    assert page.locator("option[value=mass]").count() == 0
+    Store(desk.path).append([SkyObject("late", scalars={"mass": Scalar(10.5)})], ["more"])
+    about = {**small_sky.MANIFEST, "space": "joint", "inputs": []}
+    Embeddings.create(desk.path / "embeddings" / "joint", small_sky.DIM, about).append(small_sky.vectors_of(60, 2))
+    page.wait_for_function("omnisky.spaces.includes('joint') && omnisky.comparable.joint.length === 3")
+    page.wait_for_function("omnisky.colourChoice.querySelector('option[value=mass]')")
 
 
 def test_an_object_of_the_address_opens_when_it_comes(seen: Visit, desk: Desk, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,15 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 import small_sky
 from bokeh.client import pull_session
 from card_page import visit
 
+import engine
 from engine import jobs
+from engine.embeddings import Embeddings
+from engine.objects import SkyObject
+from engine.store import Store
 from explorer.cli import done
 from explorer.desk import Desk
+from explorer.startup import needs_work
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "explorer.cli"]
@@ -103,7 +110,9 @@ def alive(processes: list[psutil.Process]) -> bool:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_sky.build(tmp_path_factory.mktemp("serving") / "small.sky", 30)
+    path = small_sky.build(tmp_path_factory.mktemp("serving") / "small.sky", 30)
+    list(jobs.map(path))  # the one of positions
+    return path
 
 
 def test_serve_listens_on_this_machine_only_and_ends_with_ctrl_c(folder: Path) -> None:
@@ -174,6 +183,31 @@ def test_a_login_keeps_strangers_out(folder: Path, tmp_path: Path) -> None:
         for password, welcome in (("wrong", False), ("secret", True)):
             client.post("/login", data={"username": "ada", "password": password})
             assert ("<title>Omnisky</title>" in client.get("/", follow_redirects=True).text) == welcome
+
+
+@pytest.mark.parametrize("lost", ["embeddings", "maps/umap-spectrum", "maps/pca-image/xy.npy", "maps/sky", "index",
+                                  "index/image.json"])
+def test_what_a_sky_lacks_is_work(folder: Path, tmp_path: Path, lost: str) -> None:
+    path = shutil.copytree(folder, tmp_path / "small.sky")
+    assert not needs_work(Desk(path))
+    if (path / lost).is_dir():
+        shutil.rmtree(path / lost)
+    else:
+        (path / lost).unlink()
+    assert needs_work(Desk(path))
+
+
+def test_a_newcomer_is_work_until_it_has_vectors_a_place_and_an_index(folder: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(folder, tmp_path / "small.sky")
+    Store(path).append([SkyObject("late")], ["late"])  # the model finds nothing to read, and it has no position
+    assert needs_work(Desk(path))
+    for space in ("image", "spectrum"):
+        Embeddings.open(path / "embeddings" / space).append(np.full((1, small_sky.DIM), np.nan))
+    assert needs_work(Desk(path))
+    list(jobs.index(path))
+    assert needs_work(Desk(path))
+    list(jobs.map(path))
+    assert not needs_work(Desk(path)) and "arrival" in engine.open(path).maps
 
 
 def test_a_demo_sky_of_another_model_is_not_done(tmp_path: Path) -> None:

@@ -57,6 +57,13 @@ def test_a_reader_follows_a_writer_across_packs(store: Store) -> None:
     assert reader.table(["id"]).equals(Store(store.path).table(["id"]))
 
 
+def test_a_column_that_new_parts_lack_is_null_there(store: Store) -> None:
+    assert store.table(["z", "id"], since=36).to_pylist() == [{"z": None, "id": "o18-0"}]
+    assert store.table(["z"], since=36).schema.equals(store.table(["z"]).schema, check_metadata=True)
+    with pytest.raises(KeyError, match="no column 'absent'"):
+        store.table(["absent"], since=36)
+
+
 def test_a_pack_that_is_gone_or_damaged_is_made_again(store: Store) -> None:
     pack = store.path / "rows" / "pack-00001.parquet"
     whole = pack.read_bytes()

@@ -1,0 +1,37 @@
+"""How the page writes things."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from astropy.coordinates import SkyCoord
+
+from engine.objects import SkyObject
+from engine.positions import parse
+from explorer.words import chi_line, position_of
+
+
+@pytest.mark.parametrize(("position", "name"), [
+    ("10h00m24.279s +02d12m30.18s", "J100024.27+021230.1"), ("10h00m24.27s -00d12m30.1s", "J100024.27-001230.1"),
+    ("23h59m59.999s -89d59m59.99s", "J235959.99-895959.9"), ("0h0m0s +90d0m0s", "J000000.00+900000.0"),
+    ("12h34m00s -12d00m00s", "J123400.00-120000.0")])
+def test_the_digits_of_a_name_are_cut_not_rounded(position: str, name: str) -> None:
+    """As the IAU asks, so that names agree with those in catalogues; what is exact is not cut below itself."""
+    found = position_of(SkyObject("a", SkyCoord(position)))
+    assert found is not None and found["name"] == name
+    again = parse(name)
+    assert again is not None and again.separation(SkyCoord(position)).arcsec < 0.2
+
+
+def test_a_name_that_is_read_is_written_the_same() -> None:
+    for i in range(7, 8_640_000, 40_003):  # hundredths of a second, tenths of an arcsecond
+        name = f"J{i // 360_000:02}{i // 6000 % 60:02}{i % 6000 / 100:05.2f}"
+        name += f"-{i // 360_000:02}{i // 600 % 60:02}{i % 600 / 10:04.1f}"
+        found = position_of(SkyObject("a", parse(name)))
+        assert found is not None and found["name"] == name
+
+
+def test_how_well_it_agrees_is_said_with_what_is_counted() -> None:
+    found = SimpleNamespace(chi2=1.083, significance=4.31, floor=0.05)
+    assert chi_line(found) == "reduced χ² 1.08 from noise alone; 4.3 σ beyond what noise and 5 % of the flux explain"
