@@ -25,7 +25,7 @@ class Desk {
   constructor(root, base, model, page) {
     Object.assign(this, { root, base, model, page, times: {} });
     this.state = { map: null, colour: null, query: "image", among: "spectrum", row: null, id: null, view: null };
-    this.spaces = ["image", "spectrum"]; this.lines = []; this.lit = null; this.asked = 0;
+    this.spaces = ["image", "spectrum"]; this.lines = []; this.asked = 0; this.askedNear = 0; // how often, to know late answers
     const asked = page ? new URLSearchParams(location.search) : new URLSearchParams();
     let kept = null;
     try { kept = localStorage.getItem("omnisky-theme"); } catch { /* private windows keep nothing */ }
@@ -197,7 +197,7 @@ class Desk {
     const asked = ++this.asked, began = performance.now();
     this.times = { began };
     this.state.row = row;
-    const near = this.fetchNear(row), card = await this.ask(`object/${row}.json`);
+    const askedNear = ++this.askedNear, near = this.fetchNear(row), card = await this.ask(`object/${row}.json`);
     if (asked !== this.asked) { return; }
     this.state.id = card.id;
     this.card.show(card);
@@ -206,7 +206,7 @@ class Desk {
     this.step = -1;
     if (push) { this.awaited = null; this.write(true); }
     this.model.row = row;
-    await this.showNear(await near, asked, stay);
+    this.showNear(await near, askedNear, stay);
   }
 
   fetchNear(row) {
@@ -214,8 +214,8 @@ class Desk {
     return Promise.all([this.ask(`near/${row}.json`, { query, among, k: 8, map: map || "" }), map ? this.ask("where.json", { map, rows: row }) : [null]]);
   }
 
-  showNear([answer, [place]], asked, stay = false) { // stay: the address said where to look
-    if (asked !== this.asked) { return; }
+  showNear([answer, [place]], askedNear, stay = false) { // stay: the address said where to look
+    if (askedNear !== this.askedNear) { return; }
     this.answer = answer;
     this.strip.show(answer);
     this.map.marks = { chosen: place, near: answer.neighbours.map(n => n.place), lit: null };
@@ -226,8 +226,8 @@ class Desk {
 
   async neighbours() {
     if (this.state.row === null) { return; }
-    const asked = ++this.asked;
-    this.showNear(await this.fetchNear(this.state.row), asked);
+    const askedNear = ++this.askedNear;
+    this.showNear(await this.fetchNear(this.state.row), askedNear);
   }
 
   direct(query, among) { Object.assign(this.state, { query, among }); this.neighbours(); this.write(); }

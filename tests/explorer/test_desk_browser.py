@@ -1,0 +1,63 @@
+"""The page when things come late, fail or change under the hand: answers that overtake each other, keys, errors, themes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import card_sky
+import pytest
+from card_page import Visit, server, visit
+
+pytestmark = pytest.mark.browser
+LOADED = "omnisky.card.view?.flux?.length === 7781"
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
+    sky = card_sky.build(tmp_path_factory.mktemp("desk") / "card.sky")
+    with server(sky) as address, visit(address) as made:
+        made.page.set_default_timeout(60_000)
+        made.open("galaxy-00")
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_went_wrong(seen: Visit) -> Iterator[None]:
+    """No error is thrown; a test that lets answers fail clears what the browser says of that."""
+    seen.trouble.clear()
+    yield
+    seen.page.unroute_all()
+    assert seen.trouble == []
+
+
+def late(seen: Visit, pattern: str) -> list[Any]:
+    """Holds back what matches, until `continue_` is called on what is in the list."""
+    held: list[Any] = []
+    seen.page.route(re.compile(pattern), lambda route: held.append(route))
+    return held
+
+
+def until(seen: Visit, true: Any) -> None:
+    for _ in range(600):
+        if true():
+            return
+        seen.page.wait_for_timeout(50)
+    raise AssertionError("it did not happen")
+
+
+# -------------------------------------------------------------------------------------- answers that overtake each other
+
+
+def test_card_and_neighbours_are_of_one_object_whatever_is_asked_meanwhile(seen: Visit) -> None:
+    seen.open("galaxy-03")
+    held = late(seen, r"/object/11\.json")
+    seen.page.evaluate("void omnisky.go(11)")
+    until(seen, lambda: held)
+    seen.page.evaluate("omnisky.setMap('pca-spectrum')")
+    seen.page.wait_for_function("omnisky.answer.row === 11")
+    held[0].continue_()
+    seen.page.wait_for_function("omnisky.card.card.row === 11")
+    assert seen.page.evaluate("[omnisky.state.row, omnisky.state.id, omnisky.answer.row]") == [11, "galaxy-11", 11]
+    assert "o=galaxy-11" in seen.page.url
