@@ -1,7 +1,7 @@
 // The card of the current object: pictures, spectrum, numbers. Text from files goes in as text, never as markup.
 
 import { SpectrumView, drawCurves } from "./spectrum.js";
-import { crisp, h } from "./dom.js";
+import { crisp, h, north } from "./dom.js";
 import { Generate } from "./generate.js";
 
 const BARS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300];
@@ -45,7 +45,7 @@ export class Card {
       const label = bar >= 60 ? `${bar / 60}′` : `${bar}″`;
       box.append(h("div", { class: "bar", style: `width:${100 * bar / wide}%` }, h("span", {}, label)));
     }
-    if (about.north !== null) { box.append(h("div", { class: "north", title: "north up, east left", style: `transform:rotate(${about.north}deg)` }, "N")); }
+    box.append(north(about.north));
     const facts = [[...new Set(about.bands)].join(" "), about.scale ? `${+about.scale.toPrecision(3)}″/px` : "", about.note].filter(Boolean);
     return h("figure", {}, box, h("figcaption", {}, h("b", {}, about.title), h("span", {}, facts.join(" · "))));
   }

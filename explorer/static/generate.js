@@ -1,6 +1,6 @@
 // The strip on the card: what a model generates of this object, beside what was measured. Work goes on elsewhere; this asks how far.
 
-import { crisp, h } from "./dom.js";
+import { crisp, h, north } from "./dom.js";
 import { SpectrumView, drawCurve } from "./spectrum.js";
 
 const EVERY = 200; // ms between two questions; previews come at most three times a second
@@ -140,23 +140,23 @@ export class Generate {
     const w = this.app.words;
     if (!slot.made) {
       slot.image = h("img", { alt: `${part.title}, ${w.generated}`, draggable: "false", hidden: "", onload: event => crisp(event.target) });
-      slot.caption = h("span", {});
+      slot.caption = h("span", {}); slot.north = h("span", {});
       slot.thumbs = h("div", { class: "thumbs", role: "group", "aria-label": "samples" });
       slot.verdict = h("p", { class: "verdict", hidden: "" });
       const stamp = (which, image, ...more) => h("figure", { class: which }, h("div", { class: "pixels" }, image, ...more), h("figcaption", {}, h("b", {}, w[which]), which === "generated" ? slot.caption : h("span", {}, which === "input" ? this.source.title : part.title)));
-      const given = name => part.measured[name] ? h("img", { src: this.url(part, part.measured[name]), alt: `${w[name === "true" ? "measured" : name]}`, draggable: "false", onload: event => crisp(event.target) }) : h("span", { class: "none" }, w.none);
+      const given = name => part.measured[name] ? h("img", { src: this.url(part, part.measured[name].file), alt: `${w[name === "true" ? "measured" : name]}`, draggable: "false", onload: event => crisp(event.target) }) : h("span", { class: "none" }, w.none);
       const bar = BARS.filter(b => b < part.side / 2.5).pop();
-      const ruler = h("div", { class: "bar", style: `width:${100 * bar / part.side}%` }, h("span", {}, `${bar}″`)), north = () => h("div", { class: "north", title: "north up, east left" }, "N");
-      const all = [stamp("generated", slot.image, north()), stamp("measured", given("true"), ...(part.measured.true ? [north(), h("span", { class: "veil" }, w.hidden)] : []))];
-      if (part.measured.input) { all.unshift(stamp("input", given("input"), ruler, north())); }
+      const ruler = h("div", { class: "bar", style: `width:${100 * bar / part.side}%` }, h("span", {}, `${bar}″`));
+      const all = [stamp("generated", slot.image, slot.north), stamp("measured", given("true"), ...(part.measured.true ? [north(part.measured.true.north), h("span", { class: "veil" }, w.hidden)] : []))];
+      if (part.measured.input) { all.unshift(stamp("input", given("input"), ruler, north(part.measured.input.north))); }
       slot.root.replaceChildren(h("div", { class: "stamps" }, ...all), slot.thumbs, slot.verdict);
       slot.made = true;
     }
     if (!part.shown.length) { return; }
-    const show = (file, title, on) => { slot.image.hidden = false; slot.image.src = this.url(part, file); slot.caption.textContent = title; [...slot.thumbs.children].forEach(b => { b.classList.toggle("on", b === on); b.setAttribute("aria-pressed", String(b === on)); }); };
+    const show = ({ file, north: angle }, title, on) => { slot.image.hidden = false; slot.image.src = this.url(part, file); slot.north.replaceChildren(north(angle)); slot.caption.textContent = title; [...slot.thumbs.children].forEach(b => { b.classList.toggle("on", b === on); b.setAttribute("aria-pressed", String(b === on)); }); };
     const thumb = (file, name, title, act) => h("button", { title, "aria-label": title, onclick: act }, h("img", { src: this.url(part, file), alt: "", draggable: "false" }), h("span", {}, name));
-    const chi = part.done && part.shown[0].check?.file ? thumb(part.shown[0].check.file, "χ", w.chi, () => show(part.shown[slot.at].check.file, w.chi, chi)) : null;
-    const pick = (i, on) => { slot.at = i; show(part.shown[i].file, part.shown[i].title, on); this.verdict(slot, part.shown[i].check); if (chi) { chi.querySelector("img").src = this.url(part, part.shown[i].check.file); } };
+    const chi = part.done && part.shown[0].check?.file ? thumb(part.shown[0].check.file, "χ", w.chi, () => show(part.shown[slot.at].check, w.chi, chi)) : null;
+    const pick = (i, on) => { slot.at = i; show(part.shown[i], part.shown[i].title, on); this.verdict(slot, part.shown[i].check); if (chi) { chi.querySelector("img").src = this.url(part, part.shown[i].check.file); } };
     const thumbs = part.done ? part.shown.map((one, i) => { const b = thumb(one.file, one.title.replace("sample ", ""), one.title, () => pick(i, b)); b.classList.toggle("bad", one.check?.consistent === false); return b; }) : [];
     slot.thumbs.replaceChildren(...thumbs, ...(chi ? [chi] : []));
     pick(0, thumbs[0]);
