@@ -83,17 +83,22 @@ class Shows:
         about: dict[str, Any] = {"kind": self.modality.kind, "title": target_title(self.target), "done": False, "shown": []}
         if self.modality.kind != "image":
             return {self.target: about}, {}
-        from engine.codecs.stamps import FIELDS
-
-        field = FIELDS[self.modality.survey]
-        about |= {"side": field.size * field.scale, "measured": {}}
+        about |= {"side": self.side, "measured": {}}
         files = {}
         given = self.thing.image(self.source.key)
         for name, image in (("input", given), ("true", self.truth)):
             if image is not None:
-                files[self.file(name)] = generated.measured(image, about["side"])
+                files[self.file(name)] = generated.measured(image, self.side)
                 about["measured"][name] = {"file": self.file(name), "north": pictures.compass_angle(image)}
         return {self.target: about}, files
+
+    @property
+    def side(self) -> float:
+        """Of an image that is generated, in arcsec."""
+        from engine.codecs.stamps import FIELDS
+
+        field = FIELDS[self.modality.survey]
+        return field.size * field.scale
 
     def file(self, name: str, kind: str = "png") -> str:
         return f"{self.target}.{name}.{kind}"
@@ -147,7 +152,7 @@ class Shows:
         chi = one["file"].replace(".png", "-chi.png")
         one["check"] = {"consistent": found.consistent, "number": chi_line(found), "why": str(found), "file": chi,
                         "north": pictures.compass_angle(given)}
-        return {chi: generated.residual(found.chi, given, image.history)}
+        return {chi: generated.residual(found.chi, given, self.side, image.history)}
 
     def judge_spectra(self, samples: Any) -> dict[str, Any]:
         """Most of the samples' verdict, by the input's spectrum, or by its fluxes; empty if there is none."""
