@@ -20,40 +20,50 @@ export class Generate {
   show(card) { // the card of an object; the same again if only its colours have changed
     if (card.row === this.row) { return this.root; }
     this.stop();
-    Object.assign(this, { row: card.row, card, done: new Set(card.generate.done), seed: 0 });
-    this.choose(card.generate.sources[0] ?? null);
+    Object.assign(this, { row: card.row, card, done: new Set(card.generate.done), seed: 0, source: null });
+    this.forget();
+    this.frame();
+    if (card.generate.sources.length) { this.choose(card.generate.sources[0]); }
     return this.root;
   }
 
   choose(source) {
     this.stop();
-    this.source = source;
+    Object.assign(this, { source, seed: this.typed });
+    for (const [s, button] of this.choices) { button.classList.toggle("on", s === source); button.setAttribute("aria-pressed", String(s === source)); }
     this.fresh();
-    if (source && this.done.has(this.key)) { this.follow({ run: this.key, status: "running", fraction: 1, note: "", parts: {}, ahead: 0 }); }
+    if (this.done.has(this.key)) { this.follow({ run: this.key, status: "running", fraction: 1, note: "", parts: {}, ahead: 0 }); }
   }
-
-  draw(seed) { this.stop(); this.seed = seed; this.choose(this.source); }
 
   // -- the frame
 
-  fresh() { // nothing generated yet
-    Object.assign(this, { status: "idle", run: null, parts: {}, slots: {} });
+  frame() { // made once for an object: what is under the mouse or has the focus is never replaced
     const w = this.app.words, { sources, why } = this.card.generate;
-    this.root.classList.toggle("off", !this.source);
-    if (!this.source) { this.root.replaceChildren(h("header", {}, h("h3", {}, w.title), h("button", { class: "go", disabled: "" }, w.go)), h("p", { class: "note" }, why)); return; }
+    this.root.classList.toggle("off", !sources.length);
+    if (!sources.length) { this.root.replaceChildren(h("header", {}, h("h3", {}, w.title), h("button", { class: "go", disabled: "" }, w.go)), h("p", { class: "note" }, why)); return; }
     this.button = h("button", { class: "go", onclick: () => this.press() }, w.go);
-    const choices = sources.map(s => h("button", { class: s === this.source ? "on" : "", "aria-pressed": String(s === this.source), title: s.title, onclick: () => this.choose(s) }, s.name));
-    this.number = h("input", { type: "number", min: 0, max: 999999, step: 1, value: this.seed, "aria-label": w.seed, onchange: () => this.draw(Math.max(0, Math.trunc(+this.number.value) || 0)) });
+    this.choices = new Map(sources.map(s => [s, h("button", { title: s.title, onclick: () => this.choose(s) }, s.name)]));
+    this.number = h("input", { type: "number", min: 0, max: 999999, step: 1, "aria-label": w.seed, oninput: () => this.said() });
     this.bar = h("i", {}); this.note = h("p", { class: "note" }); this.body = h("div", { class: "made" }); this.small = h("div", { class: "small" });
     this.root.replaceChildren(h("header", {}, h("h3", {}, w.title), h("label", {}, w.seed, this.number), this.button),
-      h("div", { class: "from" }, h("span", {}, w.from), h("div", { class: "switch", role: "group", "aria-label": w.from }, ...choices)),
+      h("div", { class: "from" }, h("span", {}, w.from), h("div", { class: "switch", role: "group", "aria-label": w.from }, ...this.choices.values())),
       h("div", { class: "far", role: "progressbar", "aria-label": w.title }, this.bar), this.note, this.body, this.small);
+  }
+
+  forget() { Object.assign(this, { status: "idle", run: null, parts: {}, slots: {} }); }
+
+  fresh() { // nothing generated yet
+    this.forget();
+    this.number.value = this.seed;
+    this.body.replaceChildren(); this.small.replaceChildren();
     this.said();
   }
 
+  get typed() { return Math.max(0, Math.trunc(+this.number.value) || 0); } // the seed in the field: used when the button is pressed
+
   said() { // button, bar and note, as things stand
     const w = this.app.words, left = this.left();
-    this.button.textContent = this.active ? w.stop : this.status === "done" ? w.again : w.go;
+    this.button.textContent = this.active ? w.stop : this.status === "done" && this.typed === this.seed ? w.again : w.go;
     this.button.title = this.active ? "Esc" : "Ctrl Enter";
     this.button.classList.toggle("stop", this.active);
     this.root.dataset.status = this.status;
@@ -74,7 +84,12 @@ export class Generate {
 
   // -- a run
 
-  press() { if (this.active) { this.stop(); } else if (this.source) { if (this.status === "done") { this.seed += 1; } this.start(); } }
+  press() {
+    if (this.active) { this.stop(); return; }
+    if (!this.source) { return; }
+    this.seed = this.typed === this.seed && this.status === "done" ? this.seed + 1 : this.typed;
+    this.start();
+  }
 
   async start() {
     const asked = ++this.asked;

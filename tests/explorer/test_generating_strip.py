@@ -485,6 +485,34 @@ def test_generate_shows_previews_stops_and_ends(seen: Visit, galaxy: SkyObject) 
 
 
 @pytest.mark.browser
+def test_the_seed_that_was_typed_is_drawn_by_key_and_by_mouse(seen: Visit, galaxy: SkyObject) -> None:
+    page, strip = seen.page, seen.page.locator(".generate")
+    page.goto(seen.address + f"/?o={generating_model.objects()[2].id}")
+    page.wait_for_function("window.omnisky?.card.generate.row === 2")
+    posted: list[str] = []
+    page.on("request", lambda r: posted.append(r.url.split("seed=")[1].split("&")[0]) if "/generate/2.json" in r.url else None)
+    field, go = strip.locator("input[type=number]"), strip.locator(".go")
+    field.fill("7")
+    field.press("Control+Enter")
+    page.wait_for_function("omnisky.card.generate.active")
+    assert go.inner_text() == "Stop"
+    go.click()
+    field.fill("9")
+    go.click()
+    page.wait_for_function("omnisky.card.generate.active")
+    assert posted == ["7", "9"] and page.evaluate("omnisky.card.generate.key").endswith("-9")
+    go.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert go.evaluate("e => e === e.getRootNode().activeElement"), "the focus stays on the button"
+    page.keyboard.press("Escape")
+    field.fill("-3")
+    go.click()
+    assert field.input_value() == "0"
+    go.click()
+
+
+@pytest.mark.browser
 def test_what_cannot_be_generated_is_greyed_with_the_reason(seen: Visit) -> None:
     page = seen.page
     page.goto(seen.address + "/?o=bare")
