@@ -313,12 +313,15 @@ class Desk {
 
   key(event) {
     const target = event.composedPath()[0];
-    if (event.key === "Enter" && event.ctrlKey) { event.preventDefault(); this.card.generate.press(); return; }
+    if (event.key === "Enter" && event.ctrlKey) {
+      if (target !== this.search) { event.preventDefault(); this.card.generate.press(); } // there it searches
+      return;
+    }
     if (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) { return; }
     const near = this.answer?.neighbours || [], step = d => { if (near.length) { this.step = ((this.step ?? -1) + d + near.length + (this.step === -1 && d < 0 ? 1 : 0)) % near.length; this.light(this.step); } };
     const acts = { "/": () => this.search.focus(), "?": () => this.help(), "+": () => this.map.zoom(2), "=": () => this.map.zoom(2), "-": () => this.map.zoom(0.5), 0: () => this.map.fit(), d: () => this.toggleTheme(), s: () => this.surprise(), c: () => this.card.copy(), v: () => this.card.generate.veil(),
       f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && history.back(),
-      Escape: () => { this.card.generate.stop(); this.root.querySelector(".help")?.remove(); this.reading.replaceChildren(); } };
+      Escape: () => { if (this.root.querySelector(".help")) { this.help(); } else { this.card.generate.stop(); this.reading.replaceChildren(); } } };
     const act = acts[event.key] || (/^[1-9]$/.test(event.key) && near[event.key - 1] ? () => this.go(near[event.key - 1].row) : null);
     if (act) { event.preventDefault(); act(); }
   }

@@ -61,3 +61,24 @@ def test_card_and_neighbours_are_of_one_object_whatever_is_asked_meanwhile(seen:
     seen.page.wait_for_function("omnisky.card.card.row === 11")
     assert seen.page.evaluate("[omnisky.state.row, omnisky.state.id, omnisky.answer.row]") == [11, "galaxy-11", 11]
     assert "o=galaxy-11" in seen.page.url
+
+
+# ------------------------------------------------------------------------------------------------------------------ keys
+
+
+def test_a_key_does_one_thing_where_it_is_pressed(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    page.evaluate("""() => { const g = omnisky.card.generate; window.done = [];
+        g.press = () => done.push("press"); g.stop = () => done.push("stop"); }""")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("?")
+    page.keyboard.press("Escape")
+    assert page.locator(".help").count() == 0 and page.evaluate("done") == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+Enter")
+    assert page.evaluate("done") == ["stop", "press"]
+    page.get_by_role("searchbox").fill("17")
+    page.get_by_role("searchbox").press("Control+Enter")
+    seen.wait_for("galaxy-17")
+    assert page.evaluate("done.filter(d => d === 'press').length") == 1
