@@ -261,8 +261,10 @@ class Desk {
     if (!this.page) { return; }
     clearTimeout(this.writing);
     const address = this.address();
-    if (push && new URLSearchParams(location.search).get("o") !== this.state.id) { history.pushState(null, "", address); } else { history.replaceState(null, "", address); }
+    if (push && new URLSearchParams(location.search).get("o") !== this.state.id) { history.pushState({ walked: this.walked + 1 }, "", address); } else { history.replaceState(history.state, "", address); }
   }
+
+  get walked() { return history.state?.walked ?? 0; } // objects since the page was opened: so many steps back stay on it
 
   writeLater() { clearTimeout(this.writing); this.writing = setTimeout(() => this.write(), 300); }
 
@@ -320,7 +322,7 @@ class Desk {
     if (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) { return; }
     const near = this.answer?.neighbours || [], step = d => { if (near.length) { this.step = ((this.step ?? -1) + d + near.length + (this.step === -1 && d < 0 ? 1 : 0)) % near.length; this.light(this.step); } };
     const acts = { "/": () => this.search.focus(), "?": () => this.help(), "+": () => this.map.zoom(2), "=": () => this.map.zoom(2), "-": () => this.map.zoom(0.5), 0: () => this.map.fit(), d: () => this.toggleTheme(), s: () => this.surprise(), c: () => this.card.copy(), v: () => this.card.generate.veil(),
-      f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && history.back(),
+      f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && this.walked && history.back(),
       Escape: () => { if (this.root.querySelector(".help")) { this.help(); } else { this.card.generate.stop(); this.reading.replaceChildren(); } } };
     const act = acts[event.key] || (/^[1-9]$/.test(event.key) && near[event.key - 1] ? () => this.go(near[event.key - 1].row) : null);
     if (act) { event.preventDefault(); act(); }

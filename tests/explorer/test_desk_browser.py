@@ -82,3 +82,17 @@ def test_a_key_does_one_thing_where_it_is_pressed(seen: Visit) -> None:
     page.get_by_role("searchbox").press("Control+Enter")
     seen.wait_for("galaxy-17")
     assert page.evaluate("done.filter(d => d === 'press').length") == 1
+
+
+def test_arrow_down_comes_back_and_never_leaves_the_page(seen: Visit) -> None:
+    page = seen.page
+    page.goto("data:text/html,elsewhere")
+    seen.open("galaxy-10", near="image-image")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function("omnisky.state.id !== 'galaxy-10' && omnisky.answer.row === omnisky.state.row")
+    page.keyboard.press("ArrowDown")
+    seen.wait_for("galaxy-10")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(500)
+    assert page.url.startswith(seen.address) and seen.chosen() == "galaxy-10"
