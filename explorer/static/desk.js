@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { SkyMap } from "./map.js";
 import { Strip } from "./strip.js";
 
-const KEYS = [["/", "search"], ["click, Enter", "choose an object"], ["1 … 8", "go to neighbour"], ["← →", "previous, next neighbour"], ["↑ ↓", "follow it, come back"], ["+ − 0", "zoom, whole map"],
+const KEYS = [["/", "search"], ["click", "choose an object"], ["1 … 8", "go to neighbour"], ["← →", "previous, next neighbour"], ["Enter", "open it"], ["↑ ↓", "follow it, come back"], ["+ − 0", "zoom, whole map"],
   ["s", "surprise me"], ["c", "copy the position"], ["d", "dark or light"], ["f", "fold the card"], ["Ctrl Enter", "generate, stop"], ["v", "hide or show what was measured beside it"], ["Esc", "stop, close"]];
 const HINT = "Each dot is an object; neighbours look alike to the model. Click one.";
 const HINTS = { sky: "Each dot is an object where it stands on the sky, north up, east left. Click one.", arrival: "Each dot is an object, in the order of arrival. Click one." };
@@ -324,6 +324,8 @@ class Desk {
     const acts = { "/": () => this.search.focus(), "?": () => this.help(), "+": () => this.map.zoom(2), "=": () => this.map.zoom(2), "-": () => this.map.zoom(0.5), 0: () => this.map.fit(), d: () => this.toggleTheme(), s: () => this.surprise(), c: () => this.card.copy(), v: () => this.card.generate.veil(),
       f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && this.walked && history.back(),
       Escape: () => { if (this.root.querySelector(".help")) { this.help(); } else { this.card.generate.stop(); this.reading.replaceChildren(); } } };
+    const lit = near[this.map.marks.lit];
+    if (lit && !target.closest("button, summary")) { acts.Enter = () => this.go(lit.row); } // Enter on a button is a click
     const act = acts[event.key] || (/^[1-9]$/.test(event.key) && near[event.key - 1] ? () => this.go(near[event.key - 1].row) : null);
     if (act) { event.preventDefault(); act(); }
   }

@@ -96,3 +96,22 @@ def test_arrow_down_comes_back_and_never_leaves_the_page(seen: Visit) -> None:
     page.keyboard.press("ArrowDown")
     page.wait_for_timeout(500)
     assert page.url.startswith(seen.address) and seen.chosen() == "galaxy-10"
+
+
+def test_enter_opens_the_neighbour_that_is_lit(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-10", near="image-image")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("Enter")
+    second = page.locator(".neighbour").nth(1).get_attribute("title")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_function("omnisky.state.id !== 'galaxy-10'")
+    assert seen.chosen() == second
+    page.wait_for_function("omnisky.answer.row === omnisky.state.row")
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="keys").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".help").count() == 1 and seen.chosen() == second
+    page.keyboard.press("Escape")
