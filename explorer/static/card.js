@@ -9,16 +9,20 @@ const BARS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300];
 export class Card {
   constructor(root, app) { Object.assign(this, { root, app, pictures: new Map(), generate: new Generate(app) }); }
 
-  show(card, again = false) {
+  show(card) {
     this.card = card;
     this.root.replaceChildren(this.title(card), this.images(card), this.spectrum(card), this.generate.show(card), this.curves(card), this.table(card), this.history(card));
-    if (!again) { this.root.scrollTop = 0; }
+    this.root.scrollTop = 0;
     this.generate.paint();
     if (this.view) { this.loadSpectrum(0); }
-    if (card.curves.length) { requestAnimationFrame(() => drawCurves(this.root.querySelector(".curves canvas"), card.curves, this.app.colours())); }
   }
 
-  repaint() { if (this.card) { this.show(this.card, true); } }
+  repaint() { // in the colours of now; whatever was set stays
+    if (!this.card) { return; }
+    if (this.view) { this.view.colours = this.app.colours(); this.view.draw(); }
+    this.drawCurves?.();
+    this.generate.paint();
+  }
 
   title(card) {
     const p = card.position, copy = h("button", { class: "quiet", title: "Copy the position (c)", onclick: () => this.copy() }, "copy");
@@ -76,8 +80,12 @@ export class Card {
   }
 
   curves(card) {
+    this.drawCurves = null;
     if (!card.curves.length) { return ""; }
-    return h("div", { class: "curves" }, h("h3", {}, "light curve", h("span", {}, card.curves[0].unit)), h("canvas", {}));
+    const canvas = h("canvas", {});
+    this.drawCurves = () => { if (canvas.clientWidth) { drawCurves(canvas, card.curves, this.app.colours()); } };
+    new ResizeObserver(this.drawCurves).observe(canvas); // it has no size while the card is folded
+    return h("div", { class: "curves" }, h("h3", {}, "light curve", h("span", {}, card.curves[0].unit)), canvas);
   }
 
   table(card) {

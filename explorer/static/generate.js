@@ -17,7 +17,7 @@ export class Generate {
   get active() { return this.status === "waiting" || this.status === "running"; }
   get key() { return `${this.row}-${this.source?.key}-${this.seed}`; }
 
-  show(card) { // the card of an object; the same again if only its colours have changed
+  show(card) { // the card of an object; what is made of it goes on if it is shown again
     if (card.row === this.row) { return this.root; }
     this.stop();
     Object.assign(this, { row: card.row, card, done: new Set(card.generate.done), seed: 0, source: null });

@@ -115,3 +115,39 @@ def test_enter_opens_the_neighbour_that_is_lit(seen: Visit) -> None:
     page.keyboard.press("Enter")
     assert page.locator(".help").count() == 1 and seen.chosen() == second
     page.keyboard.press("Escape")
+
+
+# ---------------------------------------------------------------------------------------------------- colours and sizes
+
+
+def test_another_theme_leaves_what_was_set_on_the_card(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-01")
+    page.wait_for_function(LOADED)
+    page.locator(".redshift input[type=number]").fill("0.5")
+    page.get_by_label("smoothing in pixels").select_option("15")
+    page.evaluate("omnisky.card.view.keep([5000, 5500]); omnisky.card.root.scrollTop = 120")
+    page.locator("canvas.map").focus()
+    set_by_hand = "(v => [v.z, v.smooth, ...v.range, v.colours.data, omnisky.card.root.scrollTop])(omnisky.card.view)"
+    dark = page.evaluate(set_by_hand)
+    page.keyboard.press("d")
+    light = page.evaluate(set_by_hand)
+    page.keyboard.press("d")
+    assert dark[:4] == light[:4] == [0.5, 15, 5000, 5500] and dark[5] == light[5] and dark[4] != light[4]
+    assert page.locator(".redshift input[type=number]").input_value() == "0.5"
+
+
+def test_what_is_drawn_follows_the_size_of_its_place(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-00")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("f")
+    page.evaluate("omnisky.go(1)")
+    page.wait_for_function("omnisky.answer.row === 1")
+    page.keyboard.press("f")
+    sharp = """which => [...omnisky.root.querySelectorAll(which)].every(e => e.width === e.clientWidth * devicePixelRatio
+        && e.getContext("2d").getImageData(0, 0, e.width, e.height).data.some(v => v > 0))"""
+    page.wait_for_function(sharp, arg=".curves canvas")
+    page.set_viewport_size({"width": 1900, "height": 900})
+    page.wait_for_function(sharp, arg=".neighbour canvas")
+    page.set_viewport_size({"width": 1440, "height": 900})
