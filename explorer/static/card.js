@@ -31,9 +31,11 @@ export class Card {
       p ? h("div", { class: "place" }, h("span", {}, p.text), copy) : h("div", { class: "place" }, "no position is known"));
   }
 
-  copy() {
+  async copy() {
     const p = this.card?.position;
-    if (p) { navigator.clipboard?.writeText(`${p.ra} ${p.dec}`).then(() => this.app.say(`copied ${p.ra} ${p.dec} (ICRS, degrees)`), () => this.app.say(`${p.ra} ${p.dec} (ICRS, degrees)`)); }
+    if (!p) { return; }
+    const words = `${p.ra} ${p.dec} (ICRS, degrees)`;
+    try { await navigator.clipboard.writeText(`${p.ra} ${p.dec}`); this.app.say(`copied ${words}`); } catch { this.app.say(words); } // over plain http there is no clipboard
   }
 
   images(card) {

@@ -151,3 +151,14 @@ def test_what_is_drawn_follows_the_size_of_its_place(seen: Visit) -> None:
     page.set_viewport_size({"width": 1900, "height": 900})
     page.wait_for_function(sharp, arg=".neighbour canvas")
     page.set_viewport_size({"width": 1440, "height": 900})
+
+
+# ------------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_position_that_cannot_be_copied_is_said(seen: Visit) -> None:
+    seen.open("galaxy-03")
+    seen.page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    seen.page.locator("canvas.map").focus()
+    seen.page.keyboard.press("c")
+    assert seen.page.locator(".toast").inner_text() == "150.3 2 (ICRS, degrees)"
