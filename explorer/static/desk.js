@@ -114,6 +114,7 @@ class Desk {
   }
 
   async poll() {
+    if (!this.root.isConnected) { return; } // a notebook's cell that is gone
     const busy = () => this.now.progress.running || !this.now.maps.length;
     try {
       const answer = await fetch(this.url("state.json"));

@@ -162,3 +162,16 @@ def test_a_position_that_cannot_be_copied_is_said(seen: Visit) -> None:
     seen.page.locator("canvas.map").focus()
     seen.page.keyboard.press("c")
     assert seen.page.locator(".toast").inner_text() == "150.3 2 (ICRS, degrees)"
+
+
+def test_a_view_that_is_gone_asks_nothing_more(seen: Visit) -> None:
+    seen.open("galaxy-03")
+    asked: list[str] = []
+    seen.page.evaluate("window.setTimeout = (then, ms) => setInterval(then, 20); omnisky.poll()")
+    seen.page.on("request", lambda r: asked.append(r.url) if "state.json" in r.url else None)
+    until(seen, lambda: asked)
+    seen.page.evaluate("omnisky.root.remove()")
+    seen.page.wait_for_timeout(300)
+    asked.clear()
+    seen.page.wait_for_timeout(300)
+    assert asked == []
