@@ -40,10 +40,14 @@ class Desk {
   url(path, query) { const u = new URL(path, this.base); for (const [k, v] of Object.entries(query || {})) { u.searchParams.set(k, v); } return u.href; }
 
   async ask(path, query, method = "GET") {
-    const answer = await fetch(this.url(path, query), { method });
-    const content = await answer.json();
-    if (!answer.ok) { throw new Error(content.error || answer.statusText); }
-    return content;
+    const answer = await fetch(this.url(path, query), { method }).catch(() => { throw new Error("The server does not answer."); });
+    if (answer.ok) { return answer.json(); }
+    const { error } = await answer.json().catch(() => ({})); // what stands between us and the server may answer in HTML
+    throw Object.assign(new Error(error || `${answer.status} ${answer.statusText}`), { status: answer.status });
+  }
+
+  async tried(asked) { // null if it failed, which is said
+    try { return await asked; } catch (error) { this.say(error.message); return null; }
   }
 
   // -- the frame
@@ -84,7 +88,10 @@ class Desk {
   // -- the beginning, and a sky that grows
 
   async begin() {
-    await this.load();
+    try { await this.load(); } catch (error) {
+      this.now = { version: null, objects: 0, maps: [], progress: { running: false, error: error.message } };
+      this.waiting(this.now);
+    }
     this.poll();
   }
 
@@ -119,17 +126,20 @@ class Desk {
     try {
       const answer = await fetch(this.url("state.json"));
       if (answer.status === 404 && this.page) { location.reload(); return; } // the server was started again, under another path
+      if (!answer.ok) { throw Object.assign(new Error(`${answer.status} ${answer.statusText}`), { status: answer.status }); }
       const now = await answer.json();
       if (this.lost) { this.lost = false; this.say("connected again"); }
       if (now.version !== this.now.version && (!this.columns?.length || now.maps.length !== this.now.maps.length)) { await this.load(); } else { this.take(now); }
-    } catch { if (!this.lost) { this.lost = true; this.say("Connection lost, trying again. The page stays readable."); } }
+    } catch (error) { if (!this.lost) { this.lost = true; this.say(error.status ? error.message : "Connection lost, trying again. The page stays readable."); } }
     setTimeout(() => this.poll(), busy() ? 1000 : 5000);
   }
 
   waiting({ progress, maps, objects }) {
     const percent = Math.round(100 * (progress.fraction || 0));
-    this.job.hidden = !(progress.running && maps.length);
-    this.job.textContent = `${percent} % · ${progress.note || ""}`;
+    this.job.hidden = !((progress.running || progress.error) && maps.length);
+    this.job.textContent = progress.error || `${percent} % · ${progress.note || ""}`;
+    this.job.title = progress.error || "";
+    this.job.classList.toggle("bad", Boolean(progress.error));
     this.wait.hidden = maps.length > 0;
     if (maps.length) { return; }
     const words = progress.error ? progress.error : progress.note || (objects ? "This sky has no map yet." : "This sky is empty.");
@@ -167,8 +177,8 @@ class Desk {
   setColour(name) { this.state.colour = name; this.marked(); this.paintMap(); this.drawLegend(); this.write(); }
 
   async drawLegend() {
-    const { map, colour } = this.state, l = await this.ask("legend.json", { map, colour, theme: this.theme });
-    if (map !== this.state.map || colour !== this.state.colour) { return; }
+    const { map, colour } = this.state, l = await this.tried(this.ask("legend.json", { map, colour, theme: this.theme }));
+    if (!l || map !== this.state.map || colour !== this.state.colour) { return; }
     const unknown = l.unknown ? [h("span", { class: "unknown" }, `${l.unknown.toLocaleString("en")} without a value`)] : [];
     if (l.scale === "class") {
       const shown = l.classes.slice(0, 9), rest = l.classes.length - shown.length;
@@ -198,8 +208,9 @@ class Desk {
     const asked = ++this.asked, began = performance.now();
     this.times = { began };
     this.state.row = row;
-    const askedNear = ++this.askedNear, near = this.fetchNear(row), card = await this.ask(`object/${row}.json`);
+    const askedNear = ++this.askedNear, near = this.fetchNear(row), card = await this.tried(this.ask(`object/${row}.json`));
     if (asked !== this.asked) { return; }
+    if (!card) { this.state.row = this.card.card?.row ?? null; this.askedNear++; return; } // what was shown stays
     this.state.id = card.id;
     this.card.show(card);
     this.painted("card");
@@ -211,8 +222,8 @@ class Desk {
   }
 
   fetchNear(row) {
-    const { query, among, map } = this.state;
-    return Promise.all([this.ask(`near/${row}.json`, { query, among, k: 8, map: map || "" }), map ? this.ask("where.json", { map, rows: row }) : [null]]);
+    const { query, among, map } = this.state, none = error => [{ row, neighbours: [], dropped: 0, note: error.message, instead: null }, [null]];
+    return Promise.all([this.ask(`near/${row}.json`, { query, among, k: 8, map: map || "" }), map ? this.ask("where.json", { map, rows: row }) : [null]]).catch(none);
   }
 
   showNear([answer, [place]], askedNear, stay = false) { // stay: the address said where to look
@@ -235,11 +246,15 @@ class Desk {
   light(i) { this.map.marks.lit = i; this.map.redraw(); }
   painted(what) { this.times[what] = performance.now() - this.times.began; }
 
-  async surprise() { const { row } = await this.ask("surprise.json", { seed: Math.floor(Math.random() * 2 ** 31) }); this.go(row); }
+  async surprise() {
+    const found = await this.tried(this.ask("surprise.json", { seed: Math.floor(Math.random() * 2 ** 31) }));
+    if (found) { this.go(found.row); }
+  }
 
   async find(text) {
     if (!text.trim()) { return; }
-    const found = await this.ask("find.json", { q: text });
+    const found = await this.tried(this.ask("find.json", { q: text }));
+    if (!found) { return; }
     const nearest = found.row === null && found.nearest !== null && found.nearest !== undefined ? [h("button", { onclick: () => { this.reading.replaceChildren(); this.go(found.nearest); } }, "open the nearest")] : [];
     this.reading.replaceChildren(h("span", {}, found.reading), ...nearest);
     if (found.row !== null) { this.search.blur(); this.go(found.row); setTimeout(() => this.reading.replaceChildren(), 4000); }
@@ -281,7 +296,8 @@ class Desk {
     if (stay) { this.map.setRange(view); }
     if (first && unknown.length) { this.say(`The address has parts we do not know: ${unknown.join(", ")}`); }
     let row = this.page ? null : this.model.row ?? null;
-    if (q.get("o")) { row = (await this.ask("find.json", { q: q.get("o") })).row; this.awaited = null; if (row === null) { this.missing(q.get("o")); } }
+    const found = q.get("o") ? await this.tried(this.ask("find.json", { q: q.get("o") })) : null;
+    if (found) { ({ row } = found); this.awaited = null; if (row === null) { this.missing(q.get("o")); } }
     if (row === null && first) { row = this.first; }
     if (row !== null && row !== s.row) { await this.go(row, { push: false, stay }); if (first) { this.write(); } }
   }
@@ -292,8 +308,9 @@ class Desk {
   }
 
   async awaitedIsThere(now) {
-    const id = this.awaited, { row } = await this.ask("find.json", { q: id });
-    if (this.awaited !== id) { return; } // another one was chosen meanwhile
+    const id = this.awaited, found = await this.tried(this.ask("find.json", { q: id }));
+    if (!found || this.awaited !== id) { return; } // another one was chosen meanwhile
+    const { row } = found;
     if (row !== null) { this.awaited = null; this.go(row, { push: false }); } else if (!now.progress.running) { this.missing(id); this.write(); }
   }
 

@@ -4,6 +4,7 @@ import { crisp, h, north } from "./dom.js";
 import { SpectrumView, drawCurve } from "./spectrum.js";
 
 const EVERY = 200; // ms between two questions; previews come at most three times a second
+const PATIENCE = 10_000; // ms without an answer, until a run counts as lost
 const BARS = [0.5, 1, 2, 5, 10, 20, 60];
 const ORDER = ["image", "spectrum", "scalar"]; // pictures first, whatever comes first
 
@@ -110,6 +111,7 @@ export class Generate {
   }
 
   async follow(state, asked = ++this.asked) {
+    let heard = performance.now();
     for (;;) {
       if (asked !== this.asked) { // stopped before its name was known
         if (this.run !== state.run) { this.app.ask(`stop/${state.run}.json`, { visitor: this.visitor }, "POST").catch(() => {}); }
@@ -119,8 +121,11 @@ export class Generate {
       if (!this.active) { return; }
       await new Promise(done => setTimeout(done, state.version === undefined ? 0 : EVERY));
       if (asked !== this.asked) { return; }
-      try { state = await this.app.ask(`run/${this.run}.json`, { visitor: this.visitor }); }
-      catch (error) { if (asked === this.asked) { this.status = "failed"; this.said_note = error.message; this.said(); } return; }
+      try { state = await this.app.ask(`run/${this.run}.json`, { visitor: this.visitor }); heard = performance.now(); } catch (error) {
+        const lost = error.status === 404 || performance.now() - heard > PATIENCE; // a run that the server does not know will not come
+        if (lost && asked === this.asked) { this.status = "failed"; this.said_note = error.message; this.said(); }
+        if (lost) { return; }
+      }
     }
   }
 

@@ -175,3 +175,54 @@ def test_a_view_that_is_gone_asks_nothing_more(seen: Visit) -> None:
     asked.clear()
     seen.page.wait_for_timeout(300)
     assert asked == []
+
+
+def fails(seen: Visit, pattern: str, error: str = "a file is damaged", times: int | None = None) -> None:
+    seen.page.route(re.compile(pattern), lambda route: route.fulfill(status=500, json={"error": error}), times=times)
+
+
+def test_what_fails_is_said_and_what_was_shown_stays(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    toast = page.locator(".toast")
+    for pattern, act in ((r"/object/7\.json", "omnisky.go(7)"), ("find.json", "omnisky.find('7')"),
+                         ("surprise.json", "omnisky.surprise()"), ("legend.json", "omnisky.setColour('class')")):
+        fails(seen, pattern, f"{act} was in vain")
+        page.evaluate(act)
+        page.wait_for_function("words => omnisky.toast.textContent === words", arg=f"{act} was in vain")
+        assert toast.is_visible() and seen.chosen() == "galaxy-03"
+        assert page.evaluate("[omnisky.state.row, omnisky.card.card.row, omnisky.answer.row]") == [3, 3, 3]
+    fails(seen, "near/8.json", "the vectors are damaged")
+    page.evaluate("omnisky.go(8)")
+    page.wait_for_function("omnisky.answer.row === 8")
+    assert "the vectors are damaged" in page.locator(".strip").inner_text() and page.locator(".neighbour").count() == 0
+    page.route(re.compile("find.json"), lambda route: route.abort())
+    page.evaluate("omnisky.find('7')")
+    page.wait_for_function("omnisky.toast.textContent === 'The server does not answer.'")
+    seen.trouble.clear()
+
+
+def test_a_page_whose_beginning_fails_says_so_and_goes_on(seen: Visit) -> None:
+    page = seen.page
+    fails(seen, "start.json", "sky.json is damaged")
+    page.goto(seen.address)
+    page.locator(".wait .bad").wait_for()
+    assert "sky.json is damaged" in page.locator(".wait").inner_text()
+    page.unroute_all()
+    page.wait_for_function("omnisky.answer && omnisky.wait.hidden")
+    fails(seen, "state.json", times=1)
+    with page.expect_response(lambda r: "state.json" in r.url and r.status == 500):
+        pass
+    page.wait_for_function("omnisky.lost === false")
+    seen.trouble.clear()
+
+
+def test_a_worker_that_fails_is_seen_though_there_is_a_map(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    now = page.evaluate("omnisky.now")
+    error = "The worker stopped (exit code 1)"
+    page.evaluate("now => omnisky.take(now)", now | {"progress": {"running": False, "error": error}})
+    assert page.locator(".chip.job.bad").inner_text() == error
+    page.evaluate("now => omnisky.take(now)", now)
+    assert page.locator(".chip.job").is_hidden()
