@@ -513,6 +513,24 @@ def test_the_seed_that_was_typed_is_drawn_by_key_and_by_mouse(seen: Visit, galax
 
 
 @pytest.mark.browser
+def test_a_run_goes_on_though_an_answer_is_lost(seen: Visit) -> None:
+    page, lost = seen.page, []
+    page.goto(seen.address + f"/?o={generating_model.objects()[3].id}")
+    page.wait_for_function("window.omnisky?.card.generate.row === 3")
+    page.route("**/run/3-*.json?*", lambda route: (lost.append(1), route.abort())[1], times=2)
+    page.locator(".generate .go").click()
+    page.wait_for_function("(g => g.parts.tok_image_hsc || g.status === 'failed')(omnisky.card.generate)", timeout=60_000)
+    assert len(lost) == 2 and page.evaluate("omnisky.card.generate.active")
+    page.keyboard.press("Escape")
+    page.route("**/run/3-*.json?*", lambda route: route.fulfill(status=404, json={"error": "it was forgotten"}))
+    page.locator(".generate .go").click()
+    page.wait_for_function("omnisky.card.generate.status === 'failed'")
+    assert page.locator(".generate .note.bad").inner_text() == "it was forgotten"
+    page.unroute_all()
+    seen.trouble.clear()
+
+
+@pytest.mark.browser
 def test_what_cannot_be_generated_is_greyed_with_the_reason(seen: Visit) -> None:
     page = seen.page
     page.goto(seen.address + "/?o=bare")
