@@ -4,6 +4,7 @@ import { SpectrumView, drawCurves } from "./spectrum.js";
 import { crisp, h, north } from "./dom.js";
 import { Generate } from "./generate.js";
 
+const MOST = 4; // images on a card
 const BARS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300];
 
 export class Card {
@@ -40,7 +41,8 @@ export class Card {
 
   images(card) {
     if (!card.images.length) { return h("p", { class: "empty" }, "No image of this object."); }
-    return h("div", { class: `pictures n${Math.min(card.images.length, 2)}` }, ...card.images.slice(0, 4).map((about, i) => this.figure(card, about, i)));
+    const more = card.images.length > MOST ? [h("p", { class: "empty" }, `${MOST} of ${card.images.length} images`)] : [];
+    return h("div", { class: `pictures n${Math.min(card.images.length, 2)}` }, ...card.images.slice(0, MOST).map((about, i) => this.figure(card, about, i)), ...more);
   }
 
   figure(card, about, i) {
@@ -92,7 +94,7 @@ export class Card {
 
   table(card) {
     if (!card.scalars.length) { return h("p", { class: "empty" }, "No measured values."); }
-    const rows = card.scalars.map(s => h("tr", {}, h("th", {}, s.title), h("td", { class: s.text.includes("±") ? "number" : "" }, s.text), h("td", { class: "unit" }, s.unit)));
+    const rows = card.scalars.map(s => h("tr", {}, h("th", {}, s.title), h("td", { class: /^-?[\d.]/.test(s.text) ? "number" : "" }, s.text), h("td", { class: "unit" }, s.unit)));
     return h("table", { class: "scalars" }, h("tbody", {}, ...rows));
   }
 

@@ -226,3 +226,26 @@ def test_a_worker_that_fails_is_seen_though_there_is_a_map(seen: Visit) -> None:
     assert page.locator(".chip.job.bad").inner_text() == error
     page.evaluate("now => omnisky.take(now)", now)
     assert page.locator(".chip.job").is_hidden()
+
+
+@pytest.mark.parametrize("width", [1280, 800, 420])
+def test_long_words_and_narrow_windows_keep_everything_on_the_page(seen: Visit, width: int) -> None:
+    page, long = seen.page, "x" * 224
+    blank = "<svg xmlns='http://www.w3.org/2000/svg'/>"
+    page.route(re.compile(r"/picture/3/[2-5]"), lambda r: r.fulfill(content_type="image/svg+xml", body=blank))
+    page.set_viewport_size({"width": width, "height": 720})
+    seen.open("galaxy-03")
+    page.evaluate("""long => { const app = omnisky, card = structuredClone(app.card.card);
+        card.scalars.unshift({ title: long, text: "0.17", unit: "" });
+        Object.assign(card, { id: long, images: Array(3).fill(card.images).flat() });
+        app.card.show(card); app.reading.textContent = long; app.say(long); app.help(); app.root.scrollTop = 700; }""", long)
+    for what in (".reading", ".toast", ".help table"):
+        box = page.locator(what).bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert what == ".reading" or (box["y"] >= 0 and box["y"] + box["height"] <= 720)
+    assert page.evaluate("omnisky.root.scrollWidth") <= width
+    number = page.evaluate("""() => { const r = document.createRange(), e = omnisky.card.root.querySelector(".scalars td");
+        r.selectNodeContents(e); return r.getClientRects().length; }""")
+    assert number == 1 and "4 of 6 images" in page.locator(".card").inner_text()
+    page.keyboard.press("Escape")
+    page.set_viewport_size({"width": 1440, "height": 900})
