@@ -82,7 +82,7 @@ class Desk {
 
   colours() {
     const style = getComputedStyle(this.root), v = name => style.getPropertyValue(name).trim();
-    return { data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--absorption"), text: v("--text"), generated: v("--generated") };
+    return { theme: this.theme, data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--absorption"), text: v("--text"), generated: v("--generated") };
   }
 
   // -- the beginning, and a sky that grows

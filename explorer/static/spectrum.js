@@ -256,7 +256,10 @@ export function drawSpark(canvas, heights, colour) {
   c.lineWidth = 1.2; c.strokeStyle = colour; c.lineJoin = "round"; c.stroke();
 }
 
-const BAND_COLOURS = { u: "#0072B2", g: "#009E73", r: "#D55E00", i: "#CC79A7", z: "#56B4E9", y: "#E69F00" };
+const BAND_COLOURS = { // Okabe and Ito's, darker on a light ground: a contrast of 3 at least
+  dark: { u: "#1f86c4", g: "#009e73", r: "#d55e00", i: "#cc79a7", z: "#56b4e9", y: "#e69f00" },
+  light: { u: "#005a8f", g: "#007d5b", r: "#c04f00", i: "#b3588c", z: "#2e8fc6", y: "#a87300" },
+};
 
 export function drawCurves(canvas, curves, colours) { // light curves, one colour and shape a band; brighter is up, in magnitudes too
   const ratio = window.devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight, top = 20;
@@ -280,7 +283,7 @@ export function drawCurves(canvas, curves, colours) { // light curves, one colou
   c.fillText(tenTo(power).replace(" × ", ""), LEFT - 4, 9);
   let legend = LEFT;
   curves.forEach((k, n) => {
-    c.fillStyle = c.strokeStyle = BAND_COLOURS[k.band] || colours.data;
+    c.fillStyle = c.strokeStyle = BAND_COLOURS[colours.theme][k.band] || colours.data;
     const dot = (x, y) => { c.beginPath(); if (n % 2) { c.rect(x - 2, y - 2, 4, 4); } else { c.arc(x, y, 2.2, 0, 7); } c.fill(); };
     k.mjd.forEach((t, i) => {
       const x = px(t), y = py(k.flux[i]);
