@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,15 +47,19 @@ def stamp(image: Image, look: pictures.Look | None) -> bytes:
     return marked(rgb, GENERATED, below, image.history)
 
 
-def residual(chi: Array, like: Image, history: Sequence[str]) -> bytes:
+def residual(chi: Array, like: Image, side: float, history: Sequence[str]) -> bytes:
     """PNG of chi (B, ny, nx) on the pixels of a measured image, all bands together: red where less was measured than the
-    generated one would give, blue where more, white where they agree, `CHI` sigma at the ends; hatched where unknown."""
+    generated one would give, blue where more, white where they agree, `CHI` sigma at the ends; hatched where unknown. Framed
+    to `side` arcsec as the pictures beside it are."""
     known = np.isfinite(chi)
     summed = np.where(known, chi, 0).sum(0) / np.sqrt(np.maximum(known.sum(0), 1))
-    shade = np.clip(summed / CHI, -1, 1)[..., None]
+    summed = np.where(known.any(0), summed, np.nan)[None]
+    plane = pictures.framed(replace(like, pixels=summed, bands=("chi",), ivar=None, mask=None, psf=None), side).pixels[0]
+    unknown = np.isnan(plane)
+    shade = np.clip(np.where(unknown, 0, plane) / CHI, -1, 1)[..., None]
     rgb = np.where(shade < 0, WHITE + (WHITE - RED) * shade, WHITE + (BLUE - WHITE) * shade).astype(np.uint8)
-    rgb = pictures.upright(pictures.hatched(rgb, np.asarray(~known.any(0))), pictures.turn_of(like))
-    return marked(rgb, "χ", "", history)
+    rgb = pictures.upright(pictures.hatched(rgb, unknown), pictures.turn_of(like))
+    return marked(rgb, "chi", "", history)  # the font has no χ
 
 
 def marked(rgb: Array, above: str, below: str, history: Sequence[str]) -> bytes:

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from explorer import generated
+from explorer import generated, pictures
 from explorer.sources import Source, sources_of
 from explorer.words import chi_line, plain, target_title
 
@@ -83,17 +83,22 @@ class Shows:
         about: dict[str, Any] = {"kind": self.modality.kind, "title": target_title(self.target), "done": False, "shown": []}
         if self.modality.kind != "image":
             return {self.target: about}, {}
-        from engine.codecs.stamps import FIELDS
-
-        field = FIELDS[self.modality.survey]
-        about |= {"side": field.size * field.scale, "measured": {}}
+        about |= {"side": self.side, "measured": {}}
         files = {}
         given = self.thing.image(self.source.key)
         for name, image in (("input", given), ("true", self.truth)):
             if image is not None:
-                files[self.file(name)] = generated.measured(image, about["side"])
-                about["measured"][name] = self.file(name)
+                files[self.file(name)] = generated.measured(image, self.side)
+                about["measured"][name] = {"file": self.file(name), "north": pictures.compass_angle(image)}
         return {self.target: about}, files
+
+    @property
+    def side(self) -> float:
+        """Of an image that is generated, in arcsec."""
+        from engine.codecs.stamps import FIELDS
+
+        field = FIELDS[self.modality.survey]
+        return field.size * field.scale
 
     def file(self, name: str, kind: str = "png") -> str:
         return f"{self.target}.{name}.{kind}"
@@ -101,11 +106,15 @@ class Shows:
     def preview(self, unfinished: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
         if self.modality.kind == "image":
             name = self.file("preview")
-            return {self.target: {"shown": [{"title": "unfinished", "file": name}]}}, {name: self.stamp(unfinished)}
+            return {self.target: {"shown": [self.about("unfinished", name, unfinished)]}}, {name: self.stamp(unfinished)}
         if self.modality.kind == "spectrum":
             name = self.file("band", "bin")
             return {self.target: {"file": name, "done": False}}, {name: generated.band([unfinished])}
         return {self.target: {"curve": generated.curve(unfinished, self.redshift)}}, {}
+
+    def about(self, title: str, file: str, image: Any) -> dict[str, Any]:
+        """What the page needs to show a generated picture."""
+        return {"title": title, "file": file, "north": pictures.compass_angle(image)}
 
     def stamp(self, image: Any) -> bytes:
         return generated.stamp(image, generated.look_for(self.modality.survey, self.truth))
@@ -120,7 +129,7 @@ class Shows:
         files: dict[str, bytes] = {}
         if self.modality.kind == "image":
             named = [*((f"sample {i + 1}", one) for i, one in enumerate(part.samples)), ("typical", part.typical)]
-            about["shown"] = [{"title": title, "file": self.file(title.replace(" ", "-"))} for title, _ in named]
+            about["shown"] = [self.about(title, self.file(title.replace(" ", "-")), image) for title, image in named]
             files = {one["file"]: self.stamp(image) for one, (_, image) in zip(about["shown"], named, strict=True)}
             for one, (_, image) in zip(about["shown"], named, strict=True):
                 files |= self.judge_image(one, image)
@@ -141,8 +150,9 @@ class Shows:
         if found is None or given is None:
             return {}
         chi = one["file"].replace(".png", "-chi.png")
-        one["check"] = {"consistent": found.consistent, "number": chi_line(found), "why": str(found), "file": chi}
-        return {chi: generated.residual(found.chi, given, image.history)}
+        one["check"] = {"consistent": found.consistent, "number": chi_line(found), "why": str(found), "file": chi,
+                        "north": pictures.compass_angle(given)}
+        return {chi: generated.residual(found.chi, given, self.side, image.history)}
 
     def judge_spectra(self, samples: Any) -> dict[str, Any]:
         """Most of the samples' verdict, by the input's spectrum, or by its fluxes; empty if there is none."""

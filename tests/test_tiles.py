@@ -179,6 +179,16 @@ def test_classes_keep_their_colours_as_the_sky_grows_and_can_be_told_apart() -> 
         assert apart.min() > 0.06
 
 
+def test_numbers_get_ever_lighter_and_a_lonely_dot_is_seen_in_the_dark() -> None:
+    for theme in ("dark", "light"):
+        assert (np.diff(palettes.to_oklab(palettes.numbers(theme, 32))[:, 0]) > 0).all()
+    strength = 0.7  # of most dots of a small sky, seen whole
+    shown = palettes.fade(palettes.numbers("dark", 32), "dark", 10).reshape(32, 10, 3)[:, round(10 * strength) - 1]
+    levels = [np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+              for c in (shown / 255, palettes.rgb(palettes.BACKGROUND["dark"]) / 255)]
+    assert ((levels[0] + 0.05) / (levels[1] + 0.05)).min() > 3  # WCAG 2.2, 1.4.11
+
+
 def test_oklab_there_and_back() -> None:
     colours = np.random.default_rng(1).integers(0, 256, size=(200, 3)).astype(np.uint8)
     assert np.abs(palettes.from_oklab(palettes.to_oklab(colours)).astype(int) - colours).max() <= 1

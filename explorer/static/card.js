@@ -1,24 +1,29 @@
 // The card of the current object: pictures, spectrum, numbers. Text from files goes in as text, never as markup.
 
 import { SpectrumView, drawCurves } from "./spectrum.js";
-import { crisp, h } from "./dom.js";
+import { crisp, h, north } from "./dom.js";
 import { Generate } from "./generate.js";
 
+const MOST = 4; // images on a card
 const BARS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300];
 
 export class Card {
   constructor(root, app) { Object.assign(this, { root, app, pictures: new Map(), generate: new Generate(app) }); }
 
-  show(card, again = false) {
+  show(card) {
     this.card = card;
     this.root.replaceChildren(this.title(card), this.images(card), this.spectrum(card), this.generate.show(card), this.curves(card), this.table(card), this.history(card));
-    if (!again) { this.root.scrollTop = 0; }
+    this.root.scrollTop = 0;
     this.generate.paint();
     if (this.view) { this.loadSpectrum(0); }
-    if (card.curves.length) { requestAnimationFrame(() => drawCurves(this.root.querySelector(".curves canvas"), card.curves, this.app.colours())); }
   }
 
-  repaint() { if (this.card) { this.show(this.card, true); } }
+  repaint() { // in the colours of now; whatever was set stays
+    if (!this.card) { return; }
+    if (this.view) { this.view.colours = this.app.colours(); this.view.draw(); }
+    this.drawCurves?.();
+    this.generate.paint();
+  }
 
   title(card) {
     const p = card.position, copy = h("button", { class: "quiet", title: "Copy the position (c)", onclick: () => this.copy() }, "copy");
@@ -27,14 +32,17 @@ export class Card {
       p ? h("div", { class: "place" }, h("span", {}, p.text), copy) : h("div", { class: "place" }, "no position is known"));
   }
 
-  copy() {
+  async copy() {
     const p = this.card?.position;
-    if (p) { navigator.clipboard?.writeText(`${p.ra} ${p.dec}`).then(() => this.app.say(`copied ${p.ra} ${p.dec} (ICRS, degrees)`), () => this.app.say(`${p.ra} ${p.dec} (ICRS, degrees)`)); }
+    if (!p) { return; }
+    const words = `${p.ra} ${p.dec} (ICRS, degrees)`;
+    try { await navigator.clipboard.writeText(`${p.ra} ${p.dec}`); this.app.say(`copied ${words}`); } catch { this.app.say(words); } // over plain http there is no clipboard
   }
 
   images(card) {
     if (!card.images.length) { return h("p", { class: "empty" }, "No image of this object."); }
-    return h("div", { class: `pictures n${Math.min(card.images.length, 2)}` }, ...card.images.slice(0, 4).map((about, i) => this.figure(card, about, i)));
+    const more = card.images.length > MOST ? [h("p", { class: "empty" }, `${MOST} of ${card.images.length} images`)] : [];
+    return h("div", { class: `pictures n${Math.min(card.images.length, 2)}` }, ...card.images.slice(0, MOST).map((about, i) => this.figure(card, about, i)), ...more);
   }
 
   figure(card, about, i) {
@@ -45,7 +53,7 @@ export class Card {
       const label = bar >= 60 ? `${bar / 60}′` : `${bar}″`;
       box.append(h("div", { class: "bar", style: `width:${100 * bar / wide}%` }, h("span", {}, label)));
     }
-    if (about.north !== null) { box.append(h("div", { class: "north", title: "north up, east left", style: `transform:rotate(${about.north}deg)` }, "N")); }
+    box.append(north(about.north));
     const facts = [[...new Set(about.bands)].join(" "), about.scale ? `${+about.scale.toPrecision(3)}″/px` : "", about.note].filter(Boolean);
     return h("figure", {}, box, h("figcaption", {}, h("b", {}, about.title), h("span", {}, facts.join(" · "))));
   }
@@ -76,13 +84,17 @@ export class Card {
   }
 
   curves(card) {
+    this.drawCurves = null;
     if (!card.curves.length) { return ""; }
-    return h("div", { class: "curves" }, h("h3", {}, "light curve", h("span", {}, card.curves[0].unit)), h("canvas", {}));
+    const canvas = h("canvas", {});
+    this.drawCurves = () => { if (canvas.clientWidth) { drawCurves(canvas, card.curves, this.app.colours()); } };
+    new ResizeObserver(this.drawCurves).observe(canvas); // it has no size while the card is folded
+    return h("div", { class: "curves" }, h("h3", {}, "light curve", h("span", {}, card.curves[0].unit)), canvas);
   }
 
   table(card) {
     if (!card.scalars.length) { return h("p", { class: "empty" }, "No measured values."); }
-    const rows = card.scalars.map(s => h("tr", {}, h("th", {}, s.title), h("td", { class: s.text.includes("±") ? "number" : "" }, s.text), h("td", { class: "unit" }, s.unit)));
+    const rows = card.scalars.map(s => h("tr", {}, h("th", {}, s.title), h("td", { class: /^-?[\d.]/.test(s.text) ? "number" : "" }, s.text), h("td", { class: "unit" }, s.unit)));
     return h("table", { class: "scalars" }, h("tbody", {}, ...rows));
   }
 

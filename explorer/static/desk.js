@@ -5,7 +5,7 @@ import { h } from "./dom.js";
 import { SkyMap } from "./map.js";
 import { Strip } from "./strip.js";
 
-const KEYS = [["/", "search"], ["click, Enter", "choose an object"], ["1 … 8", "go to neighbour"], ["← →", "previous, next neighbour"], ["↑ ↓", "follow it, come back"], ["+ − 0", "zoom, whole map"],
+const KEYS = [["/", "search"], ["click", "choose an object"], ["1 … 8", "go to neighbour"], ["← →", "previous, next neighbour"], ["Enter", "open it"], ["↑ ↓", "follow it, come back"], ["+ − 0", "zoom, whole map"],
   ["s", "surprise me"], ["c", "copy the position"], ["d", "dark or light"], ["f", "fold the card"], ["Ctrl Enter", "generate, stop"], ["v", "hide or show what was measured beside it"], ["Esc", "stop, close"]];
 const HINT = "Each dot is an object; neighbours look alike to the model. Click one.";
 const HINTS = { sky: "Each dot is an object where it stands on the sky, north up, east left. Click one.", arrival: "Each dot is an object, in the order of arrival. Click one." };
@@ -25,7 +25,7 @@ class Desk {
   constructor(root, base, model, page) {
     Object.assign(this, { root, base, model, page, times: {} });
     this.state = { map: null, colour: null, query: "image", among: "spectrum", row: null, id: null, view: null };
-    this.spaces = ["image", "spectrum"]; this.lines = []; this.lit = null; this.asked = 0;
+    this.spaces = ["image", "spectrum"]; this.lines = []; this.asked = 0; this.askedNear = 0; // how often, to know late answers
     const asked = page ? new URLSearchParams(location.search) : new URLSearchParams();
     let kept = null;
     try { kept = localStorage.getItem("omnisky-theme"); } catch { /* private windows keep nothing */ }
@@ -40,10 +40,14 @@ class Desk {
   url(path, query) { const u = new URL(path, this.base); for (const [k, v] of Object.entries(query || {})) { u.searchParams.set(k, v); } return u.href; }
 
   async ask(path, query, method = "GET") {
-    const answer = await fetch(this.url(path, query), { method });
-    const content = await answer.json();
-    if (!answer.ok) { throw new Error(content.error || answer.statusText); }
-    return content;
+    const answer = await fetch(this.url(path, query), { method }).catch(() => { throw new Error("The server does not answer."); });
+    if (answer.ok) { return answer.json(); }
+    const { error } = await answer.json().catch(() => ({})); // what stands between us and the server may answer in HTML
+    throw Object.assign(new Error(error || `${answer.status} ${answer.statusText}`), { status: answer.status });
+  }
+
+  async tried(asked) { // null if it failed, which is said
+    try { return await asked; } catch (error) { this.say(error.message); return null; }
   }
 
   // -- the frame
@@ -78,13 +82,16 @@ class Desk {
 
   colours() {
     const style = getComputedStyle(this.root), v = name => style.getPropertyValue(name).trim();
-    return { data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--absorption"), text: v("--text"), generated: v("--generated") };
+    return { theme: this.theme, data: v("--data"), band: v("--band"), quiet: v("--quiet"), rule: v("--rule"), emission: v("--accent"), absorption: v("--absorption"), text: v("--text"), generated: v("--generated") };
   }
 
   // -- the beginning, and a sky that grows
 
   async begin() {
-    await this.load();
+    try { await this.load(); } catch (error) {
+      this.now = { version: null, objects: 0, maps: [], progress: { running: false, error: error.message } };
+      this.waiting(this.now);
+    }
     this.poll();
   }
 
@@ -116,21 +123,25 @@ class Desk {
   }
 
   async poll() {
+    if (!this.root.isConnected) { return; } // a notebook's cell that is gone
     const busy = () => this.now.progress.running || !this.now.maps.length;
     try {
       const answer = await fetch(this.url("state.json"));
       if (answer.status === 404 && this.page) { location.reload(); return; } // the server was started again, under another path
+      if (!answer.ok) { throw Object.assign(new Error(`${answer.status} ${answer.statusText}`), { status: answer.status }); }
       const now = await answer.json();
       if (this.lost) { this.lost = false; this.say("connected again"); }
       if (now.version !== this.now.version) { await this.load(); } else { this.take(now); }
-    } catch { if (!this.lost) { this.lost = true; this.say("Connection lost, trying again. The page stays readable."); } }
+    } catch (error) { if (!this.lost) { this.lost = true; this.say(error.status ? error.message : "Connection lost, trying again. The page stays readable."); } }
     setTimeout(() => this.poll(), busy() ? 1000 : 5000);
   }
 
   waiting({ progress, maps, objects }) {
     const percent = Math.round(100 * (progress.fraction || 0));
-    this.job.hidden = !(progress.running && maps.length);
-    this.job.textContent = `${percent} % · ${progress.note || ""}`;
+    this.job.hidden = !((progress.running || progress.error) && maps.length);
+    this.job.textContent = progress.error || `${percent} % · ${progress.note || ""}`;
+    this.job.title = progress.error || "";
+    this.job.classList.toggle("bad", Boolean(progress.error));
     this.wait.hidden = maps.length > 0;
     if (maps.length) { return; }
     const words = progress.error ? progress.error : progress.note || (objects ? "This sky has no map yet." : "This sky is empty.");
@@ -168,8 +179,8 @@ class Desk {
   setColour(name) { this.state.colour = name; this.marked(); this.paintMap(); this.drawLegend(); this.write(); }
 
   async drawLegend() {
-    const { map, colour } = this.state, l = await this.ask("legend.json", { map, colour, theme: this.theme });
-    if (map !== this.state.map || colour !== this.state.colour) { return; }
+    const { map, colour } = this.state, l = await this.tried(this.ask("legend.json", { map, colour, theme: this.theme }));
+    if (!l || map !== this.state.map || colour !== this.state.colour) { return; }
     const unknown = l.unknown ? [h("span", { class: "unknown" }, `${l.unknown.toLocaleString("en")} without a value`)] : [];
     if (l.scale === "class") {
       const shown = l.classes.slice(0, 9), rest = l.classes.length - shown.length;
@@ -199,8 +210,9 @@ class Desk {
     const asked = ++this.asked, began = performance.now();
     this.times = { began };
     this.state.row = row;
-    const near = this.fetchNear(row), card = await this.ask(`object/${row}.json`);
+    const askedNear = ++this.askedNear, near = this.fetchNear(row), card = await this.tried(this.ask(`object/${row}.json`));
     if (asked !== this.asked) { return; }
+    if (!card) { this.state.row = this.card.card?.row ?? null; this.askedNear++; return; } // what was shown stays
     this.state.id = card.id;
     this.card.show(card);
     this.painted("card");
@@ -208,16 +220,16 @@ class Desk {
     this.step = -1;
     if (push) { this.awaited = null; this.write(true); }
     this.model.row = row;
-    await this.showNear(await near, asked, stay);
+    this.showNear(await near, askedNear, stay);
   }
 
   fetchNear(row) {
-    const { query, among, map } = this.state;
-    return Promise.all([this.ask(`near/${row}.json`, { query, among, k: 8, map: map || "" }), map ? this.ask("where.json", { map, rows: row }) : [null]]);
+    const { query, among, map } = this.state, none = error => [{ row, neighbours: [], dropped: 0, note: error.message, instead: null }, [null]];
+    return Promise.all([this.ask(`near/${row}.json`, { query, among, k: 8, map: map || "" }), map ? this.ask("where.json", { map, rows: row }) : [null]]).catch(none);
   }
 
-  showNear([answer, [place]], asked, stay = false) { // stay: the address said where to look
-    if (asked !== this.asked) { return; }
+  showNear([answer, [place]], askedNear, stay = false) { // stay: the address said where to look
+    if (askedNear !== this.askedNear) { return; }
     this.answer = answer;
     this.strip.show(answer);
     this.map.marks = { chosen: place, near: answer.neighbours.map(n => n.place), lit: null };
@@ -228,19 +240,23 @@ class Desk {
 
   async neighbours() {
     if (this.state.row === null) { return; }
-    const asked = ++this.asked;
-    this.showNear(await this.fetchNear(this.state.row), asked);
+    const askedNear = ++this.askedNear;
+    this.showNear(await this.fetchNear(this.state.row), askedNear);
   }
 
   direct(query, among) { Object.assign(this.state, { query, among }); this.neighbours(); this.write(); }
   light(i) { this.map.marks.lit = i; this.map.redraw(); }
   painted(what) { this.times[what] = performance.now() - this.times.began; }
 
-  async surprise() { const { row } = await this.ask("surprise.json", { seed: Math.floor(Math.random() * 2 ** 31) }); this.go(row); }
+  async surprise() {
+    const found = await this.tried(this.ask("surprise.json", { seed: Math.floor(Math.random() * 2 ** 31) }));
+    if (found) { this.go(found.row); }
+  }
 
   async find(text) {
     if (!text.trim()) { return; }
-    const found = await this.ask("find.json", { q: text });
+    const found = await this.tried(this.ask("find.json", { q: text }));
+    if (!found) { return; }
     const nearest = found.row === null && found.nearest !== null && found.nearest !== undefined ? [h("button", { onclick: () => { this.reading.replaceChildren(); this.go(found.nearest); } }, "open the nearest")] : [];
     this.reading.replaceChildren(h("span", {}, found.reading), ...nearest);
     if (found.row !== null) { this.search.blur(); this.go(found.row); setTimeout(() => this.reading.replaceChildren(), 4000); }
@@ -263,8 +279,10 @@ class Desk {
     if (!this.page) { return; }
     clearTimeout(this.writing);
     const address = this.address();
-    if (push && new URLSearchParams(location.search).get("o") !== this.state.id) { history.pushState(null, "", address); } else { history.replaceState(null, "", address); }
+    if (push && new URLSearchParams(location.search).get("o") !== this.state.id) { history.pushState({ walked: this.walked + 1 }, "", address); } else { history.replaceState(history.state, "", address); }
   }
+
+  get walked() { return history.state?.walked ?? 0; } // objects since the page was opened: so many steps back stay on it
 
   writeLater() { clearTimeout(this.writing); this.writing = setTimeout(() => this.write(), 300); }
 
@@ -280,7 +298,8 @@ class Desk {
     if (stay) { this.map.setRange(view); }
     if (first && unknown.length) { this.say(`The address has parts we do not know: ${unknown.join(", ")}`); }
     let row = this.page ? null : this.model.row ?? null;
-    if (q.get("o")) { row = (await this.ask("find.json", { q: q.get("o") })).row; this.awaited = null; if (row === null) { this.missing(q.get("o")); } }
+    const found = q.get("o") ? await this.tried(this.ask("find.json", { q: q.get("o") })) : null;
+    if (found) { ({ row } = found); this.awaited = null; if (row === null) { this.missing(q.get("o")); } }
     if (row === null && first) { row = this.first; }
     if (row !== null && row !== s.row) { await this.go(row, { push: false, stay }); if (first) { this.write(); } }
   }
@@ -291,8 +310,9 @@ class Desk {
   }
 
   async awaitedIsThere(now) {
-    const id = this.awaited, { row } = await this.ask("find.json", { q: id });
-    if (this.awaited !== id) { return; } // another one was chosen meanwhile
+    const id = this.awaited, found = await this.tried(this.ask("find.json", { q: id }));
+    if (!found || this.awaited !== id) { return; } // another one was chosen meanwhile
+    const { row } = found;
     if (row !== null) { this.awaited = null; this.go(row, { push: false }); } else if (!now.progress.running) { this.missing(id); this.write(); }
   }
 
@@ -315,12 +335,17 @@ class Desk {
 
   key(event) {
     const target = event.composedPath()[0];
-    if (event.key === "Enter" && event.ctrlKey) { event.preventDefault(); this.card.generate.press(); return; }
+    if (event.key === "Enter" && event.ctrlKey) {
+      if (target !== this.search) { event.preventDefault(); this.card.generate.press(); } // there it searches
+      return;
+    }
     if (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) { return; }
     const near = this.answer?.neighbours || [], step = d => { if (near.length) { this.step = ((this.step ?? -1) + d + near.length + (this.step === -1 && d < 0 ? 1 : 0)) % near.length; this.light(this.step); } };
     const acts = { "/": () => this.search.focus(), "?": () => this.help(), "+": () => this.map.zoom(2), "=": () => this.map.zoom(2), "-": () => this.map.zoom(0.5), 0: () => this.map.fit(), d: () => this.toggleTheme(), s: () => this.surprise(), c: () => this.card.copy(), v: () => this.card.generate.veil(),
-      f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && history.back(),
-      Escape: () => { this.card.generate.stop(); this.root.querySelector(".help")?.remove(); this.reading.replaceChildren(); } };
+      f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && this.walked && history.back(),
+      Escape: () => { if (this.root.querySelector(".help")) { this.help(); } else { this.card.generate.stop(); this.reading.replaceChildren(); } } };
+    const lit = near[this.map.marks.lit];
+    if (lit && !target.closest("button, summary")) { acts.Enter = () => this.go(lit.row); } // Enter on a button is a click
     const act = acts[event.key] || (/^[1-9]$/.test(event.key) && near[event.key - 1] ? () => this.go(near[event.key - 1].row) : null);
     if (act) { event.preventDefault(); act(); }
   }

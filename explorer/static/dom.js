@@ -4,6 +4,10 @@ export function crisp(image) { // pixels of the survey stay squares when enlarge
   image.style.imageRendering = image.naturalWidth > image.clientWidth * (window.devicePixelRatio || 1) ? "auto" : "pixelated";
 }
 
+export function north(angle) { // where north is on a picture, degrees clockwise from up; nothing where it is not known
+  return angle === null || angle === undefined ? "" : h("div", { class: "north", title: angle ? `north, ${Math.abs(angle)}° ${angle < 0 ? "left" : "right"} of up` : "north up, east left", style: `transform:rotate(${angle}deg)` }, "N");
+}
+
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

@@ -1,9 +1,10 @@
 // The strip on the card: what a model generates of this object, beside what was measured. Work goes on elsewhere; this asks how far.
 
-import { crisp, h } from "./dom.js";
+import { crisp, h, north } from "./dom.js";
 import { SpectrumView, drawCurve } from "./spectrum.js";
 
 const EVERY = 200; // ms between two questions; previews come at most three times a second
+const PATIENCE = 10_000; // ms without an answer, until a run counts as lost
 const BARS = [0.5, 1, 2, 5, 10, 20, 60];
 const ORDER = ["image", "spectrum", "scalar"]; // pictures first, whatever comes first
 
@@ -17,43 +18,53 @@ export class Generate {
   get active() { return this.status === "waiting" || this.status === "running"; }
   get key() { return `${this.row}-${this.source?.key}-${this.seed}`; }
 
-  show(card) { // the card of an object; the same again if only its colours have changed
+  show(card) { // the card of an object; what is made of it goes on if it is shown again
     if (card.row === this.row) { return this.root; }
     this.stop();
-    Object.assign(this, { row: card.row, card, done: new Set(card.generate.done), seed: 0 });
-    this.choose(card.generate.sources[0] ?? null);
+    Object.assign(this, { row: card.row, card, done: new Set(card.generate.done), seed: 0, source: null });
+    this.forget();
+    this.frame();
+    if (card.generate.sources.length) { this.choose(card.generate.sources[0]); }
     return this.root;
   }
 
   choose(source) {
     this.stop();
-    this.source = source;
+    Object.assign(this, { source, seed: this.typed });
+    for (const [s, button] of this.choices) { button.classList.toggle("on", s === source); button.setAttribute("aria-pressed", String(s === source)); }
     this.fresh();
-    if (source && this.done.has(this.key)) { this.follow({ run: this.key, status: "running", fraction: 1, note: "", parts: {}, ahead: 0 }); }
+    if (this.done.has(this.key)) { this.follow({ run: this.key, status: "running", fraction: 1, note: "", parts: {}, ahead: 0 }); }
   }
-
-  draw(seed) { this.stop(); this.seed = seed; this.choose(this.source); }
 
   // -- the frame
 
-  fresh() { // nothing generated yet
-    Object.assign(this, { status: "idle", run: null, parts: {}, slots: {} });
+  frame() { // made once for an object: what is under the mouse or has the focus is never replaced
     const w = this.app.words, { sources, why } = this.card.generate;
-    this.root.classList.toggle("off", !this.source);
-    if (!this.source) { this.root.replaceChildren(h("header", {}, h("h3", {}, w.title), h("button", { class: "go", disabled: "" }, w.go)), h("p", { class: "note" }, why)); return; }
+    this.root.classList.toggle("off", !sources.length);
+    if (!sources.length) { this.root.replaceChildren(h("header", {}, h("h3", {}, w.title), h("button", { class: "go", disabled: "" }, w.go)), h("p", { class: "note" }, why)); return; }
     this.button = h("button", { class: "go", onclick: () => this.press() }, w.go);
-    const choices = sources.map(s => h("button", { class: s === this.source ? "on" : "", "aria-pressed": String(s === this.source), title: s.title, onclick: () => this.choose(s) }, s.name));
-    this.number = h("input", { type: "number", min: 0, max: 999999, step: 1, value: this.seed, "aria-label": w.seed, onchange: () => this.draw(Math.max(0, Math.trunc(+this.number.value) || 0)) });
+    this.choices = new Map(sources.map(s => [s, h("button", { title: s.title, onclick: () => this.choose(s) }, s.name)]));
+    this.number = h("input", { type: "number", min: 0, max: 999999, step: 1, "aria-label": w.seed, oninput: () => this.said() });
     this.bar = h("i", {}); this.note = h("p", { class: "note" }); this.body = h("div", { class: "made" }); this.small = h("div", { class: "small" });
     this.root.replaceChildren(h("header", {}, h("h3", {}, w.title), h("label", {}, w.seed, this.number), this.button),
-      h("div", { class: "from" }, h("span", {}, w.from), h("div", { class: "switch", role: "group", "aria-label": w.from }, ...choices)),
+      h("div", { class: "from" }, h("span", {}, w.from), h("div", { class: "switch", role: "group", "aria-label": w.from }, ...this.choices.values())),
       h("div", { class: "far", role: "progressbar", "aria-label": w.title }, this.bar), this.note, this.body, this.small);
+  }
+
+  forget() { Object.assign(this, { status: "idle", run: null, parts: {}, slots: {} }); }
+
+  fresh() { // nothing generated yet
+    this.forget();
+    this.number.value = this.seed;
+    this.body.replaceChildren(); this.small.replaceChildren();
     this.said();
   }
 
+  get typed() { return Math.max(0, Math.trunc(+this.number.value) || 0); } // the seed in the field: used when the button is pressed
+
   said() { // button, bar and note, as things stand
     const w = this.app.words, left = this.left();
-    this.button.textContent = this.active ? w.stop : this.status === "done" ? w.again : w.go;
+    this.button.textContent = this.active ? w.stop : this.status === "done" && this.typed === this.seed ? w.again : w.go;
     this.button.title = this.active ? "Esc" : "Ctrl Enter";
     this.button.classList.toggle("stop", this.active);
     this.root.dataset.status = this.status;
@@ -74,7 +85,12 @@ export class Generate {
 
   // -- a run
 
-  press() { if (this.active) { this.stop(); } else if (this.source) { if (this.status === "done") { this.seed += 1; } this.start(); } }
+  press() {
+    if (this.active) { this.stop(); return; }
+    if (!this.source) { return; }
+    this.seed = this.typed === this.seed && this.status === "done" ? this.seed + 1 : this.typed;
+    this.start();
+  }
 
   async start() {
     const asked = ++this.asked;
@@ -95,6 +111,7 @@ export class Generate {
   }
 
   async follow(state, asked = ++this.asked) {
+    let heard = performance.now();
     for (;;) {
       if (asked !== this.asked) { // stopped before its name was known
         if (this.run !== state.run) { this.app.ask(`stop/${state.run}.json`, { visitor: this.visitor }, "POST").catch(() => {}); }
@@ -104,8 +121,11 @@ export class Generate {
       if (!this.active) { return; }
       await new Promise(done => setTimeout(done, state.version === undefined ? 0 : EVERY));
       if (asked !== this.asked) { return; }
-      try { state = await this.app.ask(`run/${this.run}.json`, { visitor: this.visitor }); }
-      catch (error) { if (asked === this.asked) { this.status = "failed"; this.said_note = error.message; this.said(); } return; }
+      try { state = await this.app.ask(`run/${this.run}.json`, { visitor: this.visitor }); heard = performance.now(); } catch (error) {
+        const lost = error.status === 404 || performance.now() - heard > PATIENCE; // a run that the server does not know will not come
+        if (lost && asked === this.asked) { this.status = "failed"; this.said_note = error.message; this.said(); }
+        if (lost) { return; }
+      }
     }
   }
 
@@ -140,23 +160,23 @@ export class Generate {
     const w = this.app.words;
     if (!slot.made) {
       slot.image = h("img", { alt: `${part.title}, ${w.generated}`, draggable: "false", hidden: "", onload: event => crisp(event.target) });
-      slot.caption = h("span", {});
+      slot.caption = h("span", {}); slot.north = h("span", {});
       slot.thumbs = h("div", { class: "thumbs", role: "group", "aria-label": "samples" });
       slot.verdict = h("p", { class: "verdict", hidden: "" });
       const stamp = (which, image, ...more) => h("figure", { class: which }, h("div", { class: "pixels" }, image, ...more), h("figcaption", {}, h("b", {}, w[which]), which === "generated" ? slot.caption : h("span", {}, which === "input" ? this.source.title : part.title)));
-      const given = name => part.measured[name] ? h("img", { src: this.url(part, part.measured[name]), alt: `${w[name === "true" ? "measured" : name]}`, draggable: "false", onload: event => crisp(event.target) }) : h("span", { class: "none" }, w.none);
+      const given = name => part.measured[name] ? h("img", { src: this.url(part, part.measured[name].file), alt: `${w[name === "true" ? "measured" : name]}`, draggable: "false", onload: event => crisp(event.target) }) : h("span", { class: "none" }, w.none);
       const bar = BARS.filter(b => b < part.side / 2.5).pop();
-      const ruler = h("div", { class: "bar", style: `width:${100 * bar / part.side}%` }, h("span", {}, `${bar}″`)), north = () => h("div", { class: "north", title: "north up, east left" }, "N");
-      const all = [stamp("generated", slot.image, north()), stamp("measured", given("true"), ...(part.measured.true ? [north(), h("span", { class: "veil" }, w.hidden)] : []))];
-      if (part.measured.input) { all.unshift(stamp("input", given("input"), ruler, north())); }
+      const ruler = h("div", { class: "bar", style: `width:${100 * bar / part.side}%` }, h("span", {}, `${bar}″`));
+      const all = [stamp("generated", slot.image, slot.north), stamp("measured", given("true"), ...(part.measured.true ? [north(part.measured.true.north), h("span", { class: "veil" }, w.hidden)] : []))];
+      if (part.measured.input) { all.unshift(stamp("input", given("input"), ruler, north(part.measured.input.north))); }
       slot.root.replaceChildren(h("div", { class: "stamps" }, ...all), slot.thumbs, slot.verdict);
       slot.made = true;
     }
     if (!part.shown.length) { return; }
-    const show = (file, title, on) => { slot.image.hidden = false; slot.image.src = this.url(part, file); slot.caption.textContent = title; [...slot.thumbs.children].forEach(b => { b.classList.toggle("on", b === on); b.setAttribute("aria-pressed", String(b === on)); }); };
+    const show = ({ file, north: angle }, title, on) => { slot.image.hidden = false; slot.image.src = this.url(part, file); slot.north.replaceChildren(north(angle)); slot.caption.textContent = title; [...slot.thumbs.children].forEach(b => { b.classList.toggle("on", b === on); b.setAttribute("aria-pressed", String(b === on)); }); };
     const thumb = (file, name, title, act) => h("button", { title, "aria-label": title, onclick: act }, h("img", { src: this.url(part, file), alt: "", draggable: "false" }), h("span", {}, name));
-    const chi = part.done && part.shown[0].check?.file ? thumb(part.shown[0].check.file, "χ", w.chi, () => show(part.shown[slot.at].check.file, w.chi, chi)) : null;
-    const pick = (i, on) => { slot.at = i; show(part.shown[i].file, part.shown[i].title, on); this.verdict(slot, part.shown[i].check); if (chi) { chi.querySelector("img").src = this.url(part, part.shown[i].check.file); } };
+    const chi = part.done && part.shown[0].check?.file ? thumb(part.shown[0].check.file, "χ", w.chi, () => show(part.shown[slot.at].check, w.chi, chi)) : null;
+    const pick = (i, on) => { slot.at = i; show(part.shown[i], part.shown[i].title, on); this.verdict(slot, part.shown[i].check); if (chi) { chi.querySelector("img").src = this.url(part, part.shown[i].check.file); } };
     const thumbs = part.done ? part.shown.map((one, i) => { const b = thumb(one.file, one.title.replace("sample ", ""), one.title, () => pick(i, b)); b.classList.toggle("bad", one.check?.consistent === false); return b; }) : [];
     slot.thumbs.replaceChildren(...thumbs, ...(chi ? [chi] : []));
     pick(0, thumbs[0]);

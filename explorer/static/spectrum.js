@@ -46,7 +46,7 @@ export class SpectrumView {
     if (!some.length) { return [0, 1]; }
     some.sort((a, b) => a - b);
     const low = some[Math.floor(some.length * 0.01)], high = some[Math.min(some.length - 1, Math.floor(some.length * 0.9985))];
-    const spread = Math.max(high - low, 1e-9);
+    const spread = high - low || Math.abs(high) || 1; // fluxes may be of any size, such as 1e-17, but all the same
     return [Math.min(0, low) - 0.04 * spread, high + 0.08 * spread];
   }
 
@@ -166,30 +166,31 @@ export class SpectrumView {
     c.font = "11px system-ui, sans-serif"; c.fillStyle = this.colours.quiet; c.strokeStyle = this.colours.rule; c.lineWidth = 1;
     c.strokeRect(LEFT + 0.5, TOP + 0.5, w - LEFT - RIGHT - 1, h - TOP - BOTTOM - 1);
     c.textAlign = "center"; c.textBaseline = "top";
-    for (const l of ticks(lo, hi, w / 80)) {
+    for (const [l, text] of ticks(lo, hi, w / 80)) {
       const x = Math.round(px(l)) + 0.5;
       c.beginPath(); c.moveTo(x, h - BOTTOM); c.lineTo(x, h - BOTTOM - 4); c.stroke();
-      c.fillText(String(Math.round(l * 100) / 100), x, h - BOTTOM + 4);
+      c.fillText(text, x, h - BOTTOM + 4);
     }
     c.fillText("observed wavelength, vacuum (Å)", (LEFT + w - RIGHT) / 2, h - 13);
     c.textAlign = "right"; c.textBaseline = "middle";
-    for (const f of ticks(f0, f1, 4)) {
+    const power = powerOf(f0, f1);
+    for (const [f, text] of ticks(f0, f1, 4, power)) {
       const y = Math.round(py(f)) + 0.5;
       c.beginPath(); c.moveTo(LEFT, y); c.lineTo(LEFT + 4, y); c.stroke();
-      c.fillText(Math.abs(f) >= 1e4 || (f && Math.abs(f) < 1e-2) ? f.toExponential(0) : String(Math.round(f * 1000) / 1000), LEFT - 4, y);
+      c.fillText(text, LEFT - 4, y);
     }
     if (this.z !== null && this.z > -0.99) { // rest wavelengths on top
       c.textAlign = "center"; c.textBaseline = "bottom";
-      for (const l of ticks(lo / (1 + this.z), hi / (1 + this.z), w / 95)) {
+      for (const [l, text] of ticks(lo / (1 + this.z), hi / (1 + this.z), w / 95)) {
         const x = Math.round(px(l * (1 + this.z))) + 0.5;
         c.beginPath(); c.moveTo(x, TOP); c.lineTo(x, TOP + 4); c.stroke();
-        c.fillText(String(Math.round(l)), x, TOP - 3);
+        c.fillText(text, x, TOP - 3);
       }
       c.textAlign = "left"; c.fillText("rest", 4, TOP - 3);
     }
     c.save();
     c.translate(10, (TOP + h - BOTTOM) / 2); c.rotate(-Math.PI / 2); c.textAlign = "center"; c.textBaseline = "middle";
-    c.fillText(this.about.calibrated ? this.about.unit || "flux" : "counts, not calibrated", 0, 0);
+    c.fillText(tenTo(power) + (this.about.calibrated ? this.about.unit || "flux" : "counts, not calibrated"), 0, 0, h - TOP - BOTTOM);
     c.restore();
   }
 
@@ -255,7 +256,10 @@ export function drawSpark(canvas, heights, colour) {
   c.lineWidth = 1.2; c.strokeStyle = colour; c.lineJoin = "round"; c.stroke();
 }
 
-const BAND_COLOURS = { u: "#0072B2", g: "#009E73", r: "#D55E00", i: "#CC79A7", z: "#56B4E9", y: "#E69F00" };
+const BAND_COLOURS = { // Okabe and Ito's, darker on a light ground: a contrast of 3 at least
+  dark: { u: "#1f86c4", g: "#009e73", r: "#d55e00", i: "#cc79a7", z: "#56b4e9", y: "#e69f00" },
+  light: { u: "#005a8f", g: "#007d5b", r: "#c04f00", i: "#b3588c", z: "#2e8fc6", y: "#a87300" },
+};
 
 export function drawCurves(canvas, curves, colours) { // light curves, one colour and shape a band; brighter is up, in magnitudes too
   const ratio = window.devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight, top = 20;
@@ -271,13 +275,15 @@ export function drawCurves(canvas, curves, colours) { // light curves, one colou
   c.font = "11px system-ui, sans-serif"; c.fillStyle = colours.quiet; c.strokeStyle = colours.rule; c.lineWidth = 1;
   c.strokeRect(LEFT + 0.5, top + 0.5, w - LEFT - RIGHT - 1, h - top - BOTTOM - 1);
   c.textAlign = "center"; c.textBaseline = "top";
-  for (const t of ticks(t0, t1, w / 80).filter(t => px(t) < w - RIGHT - 12)) { c.fillText(String(+t.toFixed(2)), px(t), h - BOTTOM + 4); }
+  for (const [t, text] of ticks(t0, t1, w / 80).filter(([t]) => px(t) < w - RIGHT - 12)) { c.fillText(text, px(t), h - BOTTOM + 4); }
   c.fillText("time (MJD)", (LEFT + w - RIGHT) / 2, h - 13);
   c.textAlign = "right"; c.textBaseline = "middle";
-  for (const f of ticks(Math.min(f0, f1), Math.max(f0, f1), 4)) { c.fillText(String(+f.toPrecision(4)), LEFT - 4, py(f)); }
+  const power = powerOf(f0, f1);
+  for (const [f, text] of ticks(Math.min(f0, f1), Math.max(f0, f1), 4, power)) { c.fillText(text, LEFT - 4, py(f)); }
+  c.fillText(tenTo(power).replace(" × ", ""), LEFT - 4, 9);
   let legend = LEFT;
   curves.forEach((k, n) => {
-    c.fillStyle = c.strokeStyle = BAND_COLOURS[k.band] || colours.data;
+    c.fillStyle = c.strokeStyle = BAND_COLOURS[colours.theme][k.band] || colours.data;
     const dot = (x, y) => { c.beginPath(); if (n % 2) { c.rect(x - 2, y - 2, 4, 4); } else { c.arc(x, y, 2.2, 0, 7); } c.fill(); };
     k.mjd.forEach((t, i) => {
       const x = px(t), y = py(k.flux[i]);
@@ -304,7 +310,7 @@ export function drawCurve(canvas, curve, colours, words) { // a density over red
   c.beginPath(); density.forEach((d, i) => c.lineTo(px(low + (i + 0.5) / n * (high - low)), py(d))); c.strokeStyle = colours.generated; c.lineWidth = 1.2; c.stroke();
   c.strokeStyle = colours.rule; c.lineWidth = 1; c.beginPath(); c.moveTo(LEFT, h - BOTTOM + 0.5); c.lineTo(w - RIGHT, h - BOTTOM + 0.5); c.stroke();
   c.font = "11px system-ui, sans-serif"; c.fillStyle = colours.quiet; c.textAlign = "center"; c.textBaseline = "top";
-  for (const z of ticks(low, high, w / 70)) { c.fillText(String(+z.toPrecision(3)), px(z), h - BOTTOM + 4); }
+  for (const [z, text] of ticks(low, high, w / 70)) { c.fillText(text, px(z), h - BOTTOM + 4); }
   c.fillText(words.redshift, (LEFT + w - RIGHT) / 2, h - 13);
   c.font = "600 12px system-ui, sans-serif"; c.textBaseline = "alphabetic"; c.textAlign = "left"; c.fillStyle = colours.generated;
   const digits = Math.max(2, Math.min(5, 1 - Math.floor(Math.log10(Math.max(p84 - p16, 1e-6) / 2)))), put = v => v.toFixed(digits);
@@ -319,8 +325,16 @@ export function drawCurve(canvas, curve, colours, words) { // a density over red
 
 function extent(values) { return values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]); }
 
-function ticks(a, b, most) {
-  const rough = (b - a) / most, power = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].map(s => s * power).find(s => s >= rough), out = [];
-  for (let v = Math.ceil(a / step) * step; v <= b; v += step) { out.push(Math.abs(v) < step / 1e6 ? 0 : v); }
+function ticks(a, b, most, power = 0) { // places and what is written there, in units of 10^power, with all the digits of the step
+  const rough = (b - a) / most, ten = 10 ** Math.floor(Math.log10(rough)), step = [1, 2, 5, 10].map(s => s * ten).find(s => s >= rough), out = [];
+  const digits = Math.max(0, power - Math.floor(Math.log10(step) + 1e-9));
+  for (let k = Math.ceil(a / step); k * step <= b; k++) { out.push([k * step, (k * step / 10 ** power).toFixed(digits)]); }
   return out;
 }
+
+function powerOf(a, b) { // of ten, to take off the labels of an axis, since there is room for four digits
+  const power = Math.floor(Math.log10(Math.max(Math.abs(a), Math.abs(b))));
+  return power > 3 || power < -1 ? power : 0;
+}
+
+function tenTo(power) { return power ? `10${[...String(power)].map(c => "⁰¹²³⁴⁵⁶⁷⁸⁹"[c] ?? "⁻").join("")} × ` : ""; }

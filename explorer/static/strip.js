@@ -4,19 +4,24 @@ import { crisp, h } from "./dom.js";
 import { drawSpark } from "./spectrum.js";
 
 export class Strip {
-  constructor(root, app) { Object.assign(this, { root, app }); }
+  constructor(root, app) {
+    Object.assign(this, { root, app });
+    new ResizeObserver(() => this.repaint()).observe(root);
+  }
 
   show(answer) {
     this.answer = answer;
     const { query, among } = this.app.state;
     this.root.replaceChildren(this.head(answer, query, among), h("ol", {}, ...answer.neighbours.map((n, i) => this.item(n, i))));
-    this.root.querySelectorAll("canvas").forEach((canvas, i) => drawSpark(canvas, this.sparks[i], this.app.colours().data));
+    this.repaint();
   }
 
-  repaint() { if (this.answer) { this.show(this.answer); } }
+  repaint() { // in the size and the colours of now
+    const { data } = this.app.colours();
+    this.root.querySelectorAll("canvas").forEach((canvas, i) => drawSpark(canvas, this.answer.neighbours[i].spark, data));
+  }
 
   head(answer, query, among) {
-    this.sparks = [];
     const spaces = this.app.spaces, pairs = spaces.flatMap(a => spaces.map(b => [a, b]));
     const apart = (a, b) => this.app.comparable[a] && !this.app.comparable[a].includes(b);
     const buttons = pairs.map(([a, b]) => h("button", { class: a === query && b === among ? "on" : "", "aria-pressed": String(a === query && b === among),
@@ -28,7 +33,6 @@ export class Strip {
   }
 
   item(n, i) {
-    this.sparks.push(n.spark);
     const picture = n.picture !== null ? h("img", { src: this.app.url(`picture/${n.row}/${n.picture}.png`), alt: "", draggable: "false", onload: event => crisp(event.target) }) : h("div", { class: "none" }, "no image");
     const z = n.z === null ? "" : `z ${(Math.abs(n.z) < 5e-4 ? 0 : n.z).toFixed(3)}`;
     return h("li", {}, h("button", { class: "neighbour", "aria-label": `neighbour ${i + 1}: ${n.id}, similarity ${n.similarity.toFixed(2)} ${z}`, title: n.id,

@@ -1,0 +1,251 @@
+"""The page when things come late, fail or change under the hand: answers that overtake each other, keys, errors, themes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import card_sky
+import pytest
+from card_page import Visit, server, visit
+
+pytestmark = pytest.mark.browser
+LOADED = "omnisky.card.view?.flux?.length === 7781"
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visit]:
+    sky = card_sky.build(tmp_path_factory.mktemp("desk") / "card.sky")
+    with server(sky) as address, visit(address) as made:
+        made.page.set_default_timeout(60_000)
+        made.open("galaxy-00")
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def nothing_went_wrong(seen: Visit) -> Iterator[None]:
+    """No error is thrown; a test that lets answers fail clears what the browser says of that."""
+    seen.trouble.clear()
+    yield
+    seen.page.unroute_all()
+    assert seen.trouble == []
+
+
+def late(seen: Visit, pattern: str) -> list[Any]:
+    """Holds back what matches, until `continue_` is called on what is in the list."""
+    held: list[Any] = []
+    seen.page.route(re.compile(pattern), lambda route: held.append(route))
+    return held
+
+
+def until(seen: Visit, true: Any) -> None:
+    for _ in range(600):
+        if true():
+            return
+        seen.page.wait_for_timeout(50)
+    raise AssertionError("it did not happen")
+
+
+# -------------------------------------------------------------------------------------- answers that overtake each other
+
+
+def test_card_and_neighbours_are_of_one_object_whatever_is_asked_meanwhile(seen: Visit) -> None:
+    seen.open("galaxy-03")
+    held = late(seen, r"/object/11\.json")
+    seen.page.evaluate("void omnisky.go(11)")
+    until(seen, lambda: held)
+    seen.page.evaluate("omnisky.setMap('pca-spectrum')")
+    seen.page.wait_for_function("omnisky.answer.row === 11")
+    held[0].continue_()
+    seen.page.wait_for_function("omnisky.card.card.row === 11")
+    assert seen.page.evaluate("[omnisky.state.row, omnisky.state.id, omnisky.answer.row]") == [11, "galaxy-11", 11]
+    assert "o=galaxy-11" in seen.page.url
+
+
+# ------------------------------------------------------------------------------------------------------------------ keys
+
+
+def test_a_key_does_one_thing_where_it_is_pressed(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    page.evaluate("""() => { const g = omnisky.card.generate; window.done = [];
+        g.press = () => done.push("press"); g.stop = () => done.push("stop"); }""")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("?")
+    page.keyboard.press("Escape")
+    assert page.locator(".help").count() == 0 and page.evaluate("done") == []
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+Enter")
+    assert page.evaluate("done") == ["stop", "press"]
+    page.get_by_role("searchbox").fill("17")
+    page.get_by_role("searchbox").press("Control+Enter")
+    seen.wait_for("galaxy-17")
+    assert page.evaluate("done.filter(d => d === 'press').length") == 1
+
+
+def test_arrow_down_comes_back_and_never_leaves_the_page(seen: Visit) -> None:
+    page = seen.page
+    page.goto("data:text/html,elsewhere")
+    seen.open("galaxy-10", near="image-image")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function("omnisky.state.id !== 'galaxy-10' && omnisky.answer.row === omnisky.state.row")
+    page.keyboard.press("ArrowDown")
+    seen.wait_for("galaxy-10")
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(500)
+    assert page.url.startswith(seen.address) and seen.chosen() == "galaxy-10"
+
+
+def test_enter_opens_the_neighbour_that_is_lit(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-10", near="image-image")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("Enter")
+    second = page.locator(".neighbour").nth(1).get_attribute("title")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_function("omnisky.state.id !== 'galaxy-10'")
+    assert seen.chosen() == second
+    page.wait_for_function("omnisky.answer.row === omnisky.state.row")
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("button", name="keys").focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".help").count() == 1 and seen.chosen() == second
+    page.keyboard.press("Escape")
+
+
+# ---------------------------------------------------------------------------------------------------- colours and sizes
+
+
+def test_another_theme_leaves_what_was_set_on_the_card(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-01")
+    page.wait_for_function(LOADED)
+    page.locator(".redshift input[type=number]").fill("0.5")
+    page.get_by_label("smoothing in pixels").select_option("15")
+    page.evaluate("omnisky.card.view.keep([5000, 5500]); omnisky.card.root.scrollTop = 120")
+    page.locator("canvas.map").focus()
+    set_by_hand = "(v => [v.z, v.smooth, ...v.range, v.colours.data, omnisky.card.root.scrollTop])(omnisky.card.view)"
+    dark = page.evaluate(set_by_hand)
+    page.keyboard.press("d")
+    light = page.evaluate(set_by_hand)
+    page.keyboard.press("d")
+    assert dark[:4] == light[:4] == [0.5, 15, 5000, 5500] and dark[5] == light[5] and dark[4] != light[4]
+    assert page.locator(".redshift input[type=number]").input_value() == "0.5"
+
+
+def test_what_is_drawn_follows_the_size_of_its_place(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-00")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("f")
+    page.evaluate("omnisky.go(1)")
+    page.wait_for_function("omnisky.answer.row === 1")
+    page.keyboard.press("f")
+    sharp = """which => [...omnisky.root.querySelectorAll(which)].every(e => e.width === e.clientWidth * devicePixelRatio
+        && e.getContext("2d").getImageData(0, 0, e.width, e.height).data.some(v => v > 0))"""
+    page.wait_for_function(sharp, arg=".curves canvas")
+    page.set_viewport_size({"width": 1900, "height": 900})
+    page.wait_for_function(sharp, arg=".neighbour canvas")
+    page.set_viewport_size({"width": 1440, "height": 900})
+
+
+# ------------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_position_that_cannot_be_copied_is_said(seen: Visit) -> None:
+    seen.open("galaxy-03")
+    seen.page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true })")
+    seen.page.locator("canvas.map").focus()
+    seen.page.keyboard.press("c")
+    assert seen.page.locator(".toast").inner_text() == "150.3 2 (ICRS, degrees)"
+
+
+def test_a_view_that_is_gone_asks_nothing_more(seen: Visit) -> None:
+    seen.open("galaxy-03")
+    asked: list[str] = []
+    seen.page.evaluate("window.setTimeout = (then, ms) => setInterval(then, 20); omnisky.poll()")
+    seen.page.on("request", lambda r: asked.append(r.url) if "state.json" in r.url else None)
+    until(seen, lambda: asked)
+    seen.page.evaluate("omnisky.root.remove()")
+    seen.page.wait_for_timeout(300)
+    asked.clear()
+    seen.page.wait_for_timeout(300)
+    assert asked == []
+
+
+def fails(seen: Visit, pattern: str, error: str = "a file is damaged", times: int | None = None) -> None:
+    seen.page.route(re.compile(pattern), lambda route: route.fulfill(status=500, json={"error": error}), times=times)
+
+
+def test_what_fails_is_said_and_what_was_shown_stays(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    toast = page.locator(".toast")
+    for pattern, act in ((r"/object/7\.json", "omnisky.go(7)"), ("find.json", "omnisky.find('7')"),
+                         ("surprise.json", "omnisky.surprise()"), ("legend.json", "omnisky.setColour('class')")):
+        fails(seen, pattern, f"{act} was in vain")
+        page.evaluate(act)
+        page.wait_for_function("words => omnisky.toast.textContent === words", arg=f"{act} was in vain")
+        assert toast.is_visible() and seen.chosen() == "galaxy-03"
+        assert page.evaluate("[omnisky.state.row, omnisky.card.card.row, omnisky.answer.row]") == [3, 3, 3]
+    fails(seen, "near/8.json", "the vectors are damaged")
+    page.evaluate("omnisky.go(8)")
+    page.wait_for_function("omnisky.answer.row === 8")
+    assert "the vectors are damaged" in page.locator(".strip").inner_text() and page.locator(".neighbour").count() == 0
+    page.route(re.compile("find.json"), lambda route: route.abort())
+    page.evaluate("omnisky.find('7')")
+    page.wait_for_function("omnisky.toast.textContent === 'The server does not answer.'")
+    seen.trouble.clear()
+
+
+def test_a_page_whose_beginning_fails_says_so_and_goes_on(seen: Visit) -> None:
+    page = seen.page
+    fails(seen, "start.json", "sky.json is damaged")
+    page.goto(seen.address)
+    page.locator(".wait .bad").wait_for()
+    assert "sky.json is damaged" in page.locator(".wait").inner_text()
+    page.unroute_all()
+    page.wait_for_function("omnisky.answer && omnisky.wait.hidden")
+    fails(seen, "state.json", times=1)
+    with page.expect_response(lambda r: "state.json" in r.url and r.status == 500):
+        pass
+    page.wait_for_function("omnisky.lost === false")
+    seen.trouble.clear()
+
+
+def test_a_worker_that_fails_is_seen_though_there_is_a_map(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    now = page.evaluate("omnisky.now")
+    error = "The worker stopped (exit code 1)"
+    page.evaluate("now => omnisky.take(now)", now | {"progress": {"running": False, "error": error}})
+    assert page.locator(".chip.job.bad").inner_text() == error
+    page.evaluate("now => omnisky.take(now)", now)
+    assert page.locator(".chip.job").is_hidden()
+
+
+@pytest.mark.parametrize("width", [1280, 800, 420])
+def test_long_words_and_narrow_windows_keep_everything_on_the_page(seen: Visit, width: int) -> None:
+    page, long = seen.page, "x" * 224
+    blank = "<svg xmlns='http://www.w3.org/2000/svg'/>"
+    page.route(re.compile(r"/picture/3/[2-5]"), lambda r: r.fulfill(content_type="image/svg+xml", body=blank))
+    page.set_viewport_size({"width": width, "height": 720})
+    seen.open("galaxy-03")
+    page.evaluate("""long => { const app = omnisky, card = structuredClone(app.card.card);
+        card.scalars.unshift({ title: long, text: "0.17", unit: "" });
+        Object.assign(card, { id: long, images: Array(3).fill(card.images).flat() });
+        app.card.show(card); app.reading.textContent = long; app.say(long); app.help(); app.root.scrollTop = 700; }""", long)
+    for what in (".reading", ".toast", ".help table"):
+        box = page.locator(what).bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= width
+        assert what == ".reading" or (box["y"] >= 0 and box["y"] + box["height"] <= 720)
+    assert page.evaluate("omnisky.root.scrollWidth") <= width
+    number = page.evaluate("""() => { const r = document.createRange(), e = omnisky.card.root.querySelector(".scalars td");
+        r.selectNodeContents(e); return r.getClientRects().length; }""")
+    assert number == 1 and "4 of 6 images" in page.locator(".card").inner_text()
+    page.keyboard.press("Escape")
+    page.set_viewport_size({"width": 1440, "height": 900})
