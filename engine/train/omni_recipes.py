@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -125,24 +127,38 @@ def chosen(recipe: str | OmniRecipe, **changes: Any) -> OmniRecipe:
 # ------------------------------------------------------------------------------------------------------------- memory
 
 
+PROGRAM = 600 * 2**20  # bytes of the interpreter, the libraries, the tokens of a batch, and holes between small tensors
+MMAP_THRESHOLD = -3  # glibc's number of what `give_back` sets
+
+
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that each process of a run needs: what lasts, and what one piece of a batch keeps for its gradient."""
+    """Bytes that each process of a run needs: what lasts, what one piece of a batch keeps for its gradient, and on a CPU the
+    program itself, which a GPU has elsewhere."""
 
     lasting: int
     passing: int
+    program: int = 0
 
     @property
     def total(self) -> int:
-        return self.lasting + self.passing
+        return self.lasting + self.passing + self.program
 
 
 def estimate(recipe: OmniRecipe, config: OmniConfig, processes: int = 1, device: str = "cpu") -> Memory:
-    """What a run needs. device: "cpu" or "cuda"."""
+    """What a run needs, with as many tokens as its budgets allow. device: "cpu" or "cuda"."""
     parameters = sum(p.numel() for p in Omni(config, device="meta").parameters())
-    own, most = recipe.batch // recipe.pieces // processes, max(recipe.budgets.inputs)
-    asked, d, h = recipe.budgets.targets, config.dim, config.hidden
     half = recipe.bfloat16 and fast_bfloat16(device)
+    gathered = 4 * parameters if processes > 1 else 0  # the whole weights during a step
+    cast = 2 * parameters if half else 0
+    lasting = 4 * 5 * parameters // processes  # weights, gradients, two moments, averages
+    kept = recipe.batch // recipe.pieces // processes * _kept(recipe, config, half, device)
+    return Memory(lasting, kept + gathered + cast, PROGRAM if device == "cpu" else 0)
+
+
+def _kept(recipe: OmniRecipe, config: OmniConfig, half: bool, device: str) -> int:
+    """Bytes an object, for its gradient; half: in bfloat16, but for what autocast leaves in float32."""
+    most, asked, d, h = max(recipe.budgets.inputs), recipe.budgets.targets, config.dim, config.hidden
     size = 2 if half else 4
     # Numbers kept for the gradient, a token and block: of width D, inside the perceptron, and attention weights. Those that
     # autocast leaves in float32 (what the norms see) count in full.
@@ -153,13 +169,10 @@ def estimate(recipe: OmniRecipe, config: OmniConfig, processes: int = 1, device:
     decoder += asked * (4 * d + 4 * d * size + weights * config.num_heads * most) + most * (4 * d + 3 * d * size)
     logits = asked * max(config.modality(key).vocabulary for key in config.domains_out) * (8 + size)
     if recipe.recompute:
-        kept = config.encoder_depth * most * 4 * d + config.decoder_depth * asked * 4 * d + max(encoder, decoder)
+        blocks = config.encoder_depth * most * 4 * d + config.decoder_depth * asked * 4 * d + max(encoder, decoder)
     else:
-        kept = config.encoder_depth * encoder + config.decoder_depth * decoder
-    gathered = 4 * parameters if processes > 1 else 0  # the whole weights during a step
-    cast = 2 * parameters if half else 0
-    lasting = 4 * 5 * parameters // processes  # weights, gradients, two moments, averages
-    return Memory(lasting, own * (kept + logits + 8 * Layout(config).places) + gathered + cast)
+        blocks = config.encoder_depth * encoder + config.decoder_depth * decoder
+    return blocks + logits + 8 * Layout(config).places
 
 
 def available(device: torch.device) -> int:
@@ -177,6 +190,16 @@ def available(device: torch.device) -> int:
     return free
 
 
+def give_back() -> None:
+    """Let Linux have a CPU's tensors above 1 MiB back as soon as they are let go; clearing fresh ones takes some time.
+
+    Otherwise its C library keeps them for the next ones. A block that is computed again for the gradient leaves room, of which
+    its gradients take some, and the next block fits into none of what remains: a deep model took twice what it needs.
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        library.mallopt(MMAP_THRESHOLD, 2**20)
+
+
 def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: int = 1, device: str = "cpu") -> None:
     """Raises ValueError, with the estimate and what would help, for a run that needs more than is free in each process."""
     need = estimate(recipe, config, processes, device)
@@ -192,7 +215,16 @@ def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: i
         raise ValueError(f"{start}; cut each batch into {finest.pieces} pieces and recompute blocks for the gradient")
     fitting = next((p for p in (2, 4, 8, 16, 32, 64, 128, 256, 512) if p > processes and recipe.batch % p == 0 and estimate(
         replace(finest, pieces=recipe.batch // p), config, p, device).total <= free), None)
-    how = f"share it among {fitting} such processes with torchrun, or take" if fitting else "take"
-    smaller = [name for name, r in RECIPES.items() if r.dim < recipe.dim and estimate(
-        replace(r, pieces=r.batch // processes), r.config(config.domains, config.sizes), processes, device).total <= free]
+    how = (f"share it among {fitting} such processes with torchrun, in {recipe.batch // fitting} pieces and with blocks "
+           "recomputed, or take") if fitting else "take"
+    smaller = [name for r in RECIPES.values() if r.dim < recipe.dim
+               and (name := _as_it_fits(r, r.config(config.domains, config.sizes), free, processes, device))]
     raise ValueError(f"{start}; {how} a smaller recipe ({', '.join(smaller) or 'none is'})")
+
+
+def _as_it_fits(recipe: OmniRecipe, config: OmniConfig, free: int, processes: int, device: str) -> str:
+    """The name of a recipe that fits, with the pieces it must be cut into; empty if it does not."""
+    for pieces in (recipe.pieces, recipe.batch // processes):
+        if estimate(replace(recipe, pieces=pieces), config, processes, device).total <= free:
+            return recipe.name if pieces == recipe.pieces else f"{recipe.name} in {pieces} pieces"
+    return ""
