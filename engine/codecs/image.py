@@ -276,10 +276,17 @@ class ImageCodec(nn.Module):
         infinite ones as the brightest there are. Raises KeyError for an unknown band, ValueError for another shape and for
         bands of two surveys at once.
         """
-        x, found = self.prepared(flux, bands)
-        pieces = [piece for piece in x.split(PIECE.get(x.device.type, 8)) if len(piece)]
-        ids = [self.quantizer.encode(self._encoded(piece, found)).flatten(1) for piece in pieces]
+        ids = [self.quantizer.encode(z).flatten(1) for z in self._latents(flux, bands)]
         return torch.cat(ids) if ids else torch.zeros(0, self.config.tokens, dtype=torch.int32, device=self.device)
+
+    @torch.no_grad()
+    def latents(self, flux: Values, bands: str | Sequence[str]) -> Tensor:
+        """The same before rounding: (B, 24, 24, D), float32."""
+        return torch.cat(self._latents(flux, bands))
+
+    def _latents(self, flux: Values, bands: str | Sequence[str]) -> list[Tensor]:
+        x, found = self.prepared(flux, bands)
+        return [self._encoded(piece, found) for piece in x.split(PIECE.get(x.device.type, 8)) if len(piece)]
 
     def prepared(self, flux: Values, bands: str | Sequence[str]) -> tuple[Tensor, list[int]]:
         """Cropped, clipped, in nmgy and pressed together: (B, C, 96, 96) float32, and the bands' channels."""

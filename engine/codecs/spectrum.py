@@ -105,6 +105,12 @@ class SpectrumCodec(nn.Module):
         rest = torch.cat(shape) if shape else level.new_zeros(0, self.config.tokens - 1)
         return torch.cat([level[:, None].int(), rest.int()], 1)
 
+    @torch.no_grad()
+    def latents(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool | None = None) -> Tensor:
+        """The shape before quantisation: (B, 272, bits), float32."""
+        _, x = self.prepared(flux, ivar, mask, wavelength, use_mask)
+        return torch.cat([self.latents_of(piece) for piece in x.split(at_a_time(x))])
+
     def prepared(self, flux: Values, ivar: Values, mask: Values, wavelength: Values, use_mask: bool | None
                  ) -> tuple[Tensor, Tensor]:
         """Ids of the levels (B,) and what the encoder takes, (B, G, 2)."""
