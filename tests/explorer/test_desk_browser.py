@@ -145,11 +145,15 @@ def test_what_is_drawn_follows_the_size_of_its_place(seen: Visit) -> None:
     page.evaluate("omnisky.go(1)")
     page.wait_for_function("omnisky.answer.row === 1")
     page.keyboard.press("f")
-    sharp = """which => [...omnisky.root.querySelectorAll(which)].every(e => e.width === e.clientWidth * devicePixelRatio
+    sharp = """which => [...omnisky.root.querySelectorAll(which)].map(e => e.width === e.clientWidth * devicePixelRatio
         && e.getContext("2d").getImageData(0, 0, e.width, e.height).data.some(v => v > 0))"""
-    page.wait_for_function(sharp, arg=".curves canvas")
+    width = "omnisky.root.querySelector('.neighbour canvas').width"
+    page.wait_for_function(f"({sharp})('.curves canvas').every(Boolean)")
+    assert len(page.evaluate(sharp, ".curves canvas")) > 0
+    narrow = page.evaluate(width)
     page.set_viewport_size({"width": 1900, "height": 900})
-    page.wait_for_function(sharp, arg=".neighbour canvas")
+    page.wait_for_function(f"({sharp})('.neighbour canvas').every(Boolean)")
+    assert page.evaluate(width) > narrow and len(page.evaluate(sharp, ".neighbour canvas")) == 8
     page.set_viewport_size({"width": 1440, "height": 900})
 
 

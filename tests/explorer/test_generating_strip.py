@@ -364,26 +364,18 @@ def test_asking_again_keeps_the_place_in_the_queue() -> None:
     assert [o["row"] for o in made.told] == [1, 2] and made.start(1, "legacy", 0, "ada")["ahead"] == 2, "anew: at the end"
 
 
-def test_done_runs_are_kept_within_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("looked_at", "kept"), [(None, [2, 3]), (1, [1, 3])])
+def test_what_was_looked_at_longest_ago_is_forgotten_beyond_a_budget(looked_at: int | None, kept: list[int],
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "KEPT_BYTES", 25)
     made = Silent()
     for number in (1, 2, 3):
         made.start(number, "legacy", 0, "ada")
         made.frame(number)
+        if number == 3 and looked_at is not None:
+            made.state(f"{looked_at}-legacy-0", "bob")
         made._take({"run": number, "ending": "done"}, {})
-    assert [made.done(row) for row in (1, 2, 3)] == [[], ["2-legacy-0"], ["3-legacy-0"]]
-
-
-def test_what_was_looked_at_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "KEPT_BYTES", 25)
-    made = Silent()
-    for number in (1, 2, 3):
-        made.start(number, "legacy", 0, "ada")
-        made.frame(number)
-        if number == 3:
-            made.state("1-legacy-0", "bob")
-        made._take({"run": number, "ending": "done"}, {})
-    assert [made.done(row) for row in (1, 2, 3)] == [["1-legacy-0"], [], ["3-legacy-0"]]
+    assert [row for row in (1, 2, 3) if made.done(row) == [f"{row}-legacy-0"]] == kept
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
