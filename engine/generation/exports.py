@@ -293,11 +293,11 @@ def _missing(request: Request, store: Store, folder: Path) -> Iterator[Step]:
     from engine.generation.objects import batch, with_inputs
 
     about, total = provenance(request), len(store)
-    paths = [folder / file_name(str(id)) for id in store.ids]
     there, new, without = 0, 0, 0
     for start in range(0, total, request.at_once):  # the same objects share a batch, and its rounding, however often it stopped
         rows = range(start, min(start + request.at_once, total))
-        todo = {i for i, row in enumerate(rows) if not paths[row].is_file()}
+        paths = [folder / file_name(str(store.ids[row])) for row in rows]
+        todo = {i for i, path in enumerate(paths) if not path.is_file()}
         there += len(rows) - len(todo)
         if not todo:
             continue
@@ -311,7 +311,7 @@ def _missing(request: Request, store: Store, folder: Path) -> Iterator[Step]:
         made = yield from batch(request, [things[i] for i in able], tokens, hidden, start, total)
         for i, one in zip(able, made, strict=True):
             if i in todo:
-                save(paths[rows[i]], hdus(one, things[i], about))
+                save(paths[i], hdus(one, things[i], about))
                 new += 1
                 yield Step(rows.stop / total * 0.999, f"generated for {there + new + without:,} of {total:,} objects")
     lost = f"; {without:,} have none of the inputs" if without else ""

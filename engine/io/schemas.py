@@ -72,6 +72,7 @@ def _of_votable(text: str) -> dict[str, Field] | None:
     return {a["name"]: Field(a["name"], a.get("unit") or None, a.get("ucd", ""))
             for a in told if "name" in a and (a.get("unit") or a.get("ucd"))}
 
+
 def masked(block: Mapping[str, Any]) -> dict[str, Any]:
     """The columns without those that astropy names flux_g.mask: where they are true, the value of flux_g is missing."""
     out = dict(block)
