@@ -219,8 +219,8 @@ def add_redshifts(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dic
     answers = {name: redshifts.redshifts(test, seen, rows, middles, near=name == main) for name, rows in groups.items()}
     for name, of in answers.items():
         table.add(f"redshift, {name}", redshifts.photometric_rows(of), "bias and scatter: median and 1.48 median distances of "
-                  "(z - truth) / (1 + truth); own redshift token: the mean of what the model says; told a limit: of what lies "
-                  "below it, as do all that probes and trees were fitted on.")
+                  "(z - truth) / (1 + truth); own redshift token: the mean of what the model says; told a limit or a range: "
+                  "of what lies within, as does all that probes and trees were fitted on.")
         missing = [view for view in seen if not any(found.startswith(f"{view} ·") for found in of.found)]
         if missing:
             few = f"fewer than {redshifts.LEAST} such test objects"
@@ -228,8 +228,9 @@ def add_redshifts(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dic
     table.add(f"redshift from spectra in km/s, {main}", redshifts.velocity_rows(answers[main], found.fitted))
     table.add(f"image and spectrum together, {main}", redshifts.together(answers[main]))
     table.add(f"what the image adds to the redshift, {main}", redshifts.gains(answers[main]), "Both on the same objects.")
-    masses = redshifts.masses(test, seen, groups[main])
-    table.add(f"stellar mass, {main}", redshifts.mass_rows(masses))
+    masses = redshifts.masses(test, seen, groups[main], middles)
+    table.add(f"stellar mass, {main}", redshifts.mass_rows(masses), "mass-to-light ratio: by colours and "
+              "redshift, fitted where that is known, averaged over the redshifts that the model holds possible.")
     table.add(f"what the image adds to stellar mass, {main}", redshifts.gains(masses), "Both on the same objects.")
 
 

@@ -67,6 +67,31 @@ def colours(magnitudes: Array) -> Array:
     return np.concatenate([magnitudes, -np.diff(magnitudes, axis=1)], axis=1)
 
 
+def mass_at_redshift(known: Array, z: Array, masses: Array, asked: Array, p: Array, middles: Array) -> Array:
+    """log10 masses (m,) of magnitudes g, r, i, z (m, 4), averaged over the redshifts that an object may have, p (m, K) at
+    middles (K,), within those of the known. Of objects with magnitudes known (n, 4), redshifts z (n,) and masses (n,), `ridge`
+    learns how much mass goes with light in r, of second order in the colours and the redshift. Every term is averaged by
+    itself: nothing is drawn."""
+    from astropy.cosmology import Planck18
+
+    def terms(magnitudes: Array, z: Array, squared: Array) -> Array:
+        x = np.concatenate([-np.diff(magnitudes, axis=1), z[:, None]], axis=1)
+        i, j = np.triu_indices(x.shape[1])
+        second = x[:, i] * x[:, j]
+        second[:, -1] = squared
+        return np.concatenate([x, second], axis=1)
+
+    def modulus(z: Array) -> Array:
+        return np.asarray(Planck18.distmod(z).value)
+
+    within = (middles >= z.min()) & (middles <= z.max())  # near 0, where stars are, a distance can be anything
+    p, middles = p[:, within].astype(np.float64), middles[within]
+    p /= np.maximum(p.sum(1, keepdims=True), 1e-30)
+    ratio = masses + 0.4 * (known[:, 1] - modulus(z))
+    ratio = ridge(terms(known, z, z**2), ratio, terms(asked, p @ middles, p @ middles**2))
+    return np.asarray(ratio - 0.4 * (asked[:, 1] - p @ modulus(middles)))
+
+
 def attentive(known: Array, values: Array, asked: Array) -> Array:
     """Values (m,) of reduced tokens (m, T, d), int8 steps of an `engine.reduction.Reduction`: a few learned queries look
     at the tokens, and what they see is mapped to the value."""

@@ -27,8 +27,10 @@ TINY = 1e-30
 PROBES: dict[str, Callable[[Array, Array, Array], Array]] = {"kNN": probes.nearest, "ridge": probes.ridge}
 OWN = "own redshift token"
 CUT = f"{OWN}, told z < {NEAR:g}"
+RANGE = f"{OWN}, told the range of those known"
 TREES = "baseline: catalogue magnitudes · boosted trees"
 ADDED = "catalogue magnitudes + Legacy image · boosted trees, then ridge"
+THROUGH = f"{OWN} and catalogue magnitudes · mass-to-light ratio"
 IMAGE, PLAIN, BOTH, SPECTRUM = "Legacy image", "magnitudes", "Legacy image + magnitudes", "DESI spectrum"
 
 
@@ -54,23 +56,41 @@ def main_sample(sky: OmniSky) -> NDArray[np.bool_]:
 def redshifts(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_], middles: Array | None, near: bool = False
               ) -> Answers:
     """Of the chosen objects, those of the database known. Probes and trees tell ln(1 + z); the model's own token gives the
-    mean of its distribution, which has the least squared error; middles: what its bins stand for. near: the chosen are cut at
-    z < NEAR, which probes and trees have learned from those they were fitted on; a row tells the model's token, too."""
+    mean of its distribution, which has the least squared error; middles: what its bins stand for. near: the chosen are galaxies
+    cut at z < NEAR. Probes and trees have learned that, and that no star is among them, from those they were fitted on: rows
+    tell the model's token, too, the limit or the range of redshifts there."""
     answers = _probed(sky, views, chosen, np.log1p(sky.z), np.expm1)
+    known = sky.z[chosen & ~sky.asked]
     for name, view in views.items():
         if view.redshift is not None and middles is not None:
             said = view.redshift[answers.rows].astype(np.float64)
-            for kind, p in ((OWN, said), (CUT, said * (middles < NEAR))) if near else ((OWN, said),):
+            kinds = {OWN: said}
+            if near:
+                kinds[CUT] = said * (middles < NEAR)
+            if near and len(known):
+                kinds[RANGE] = said * ((middles >= known.min()) & (middles <= known.max()))
+            for kind, p in kinds.items():
                 own = np.where(view.there[answers.rows], p @ middles / np.maximum(p.sum(1), TINY), np.nan)
                 if np.isfinite(own).sum() >= LEAST:
                     answers.found[f"{name} · {kind}"] = own
     return Answers(sky.z[answers.rows], answers.found, answers.rows)
 
 
-def masses(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_]) -> Answers:
-    """log10 of stellar masses in solar masses, as the catalogue has them."""
+def masses(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_], middles: Array | None) -> Answers:
+    """log10 of stellar masses in solar masses, as the catalogue has them, of the chosen objects. Beside the probes:
+    catalogue magnitudes at the redshifts that the model's own token holds possible; middles: what its bins stand for."""
     mass = sky.values["s_log_mstar"]
-    return _probed(sky, views, chosen & np.isfinite(mass), mass, lambda x: x)
+    chosen = chosen & np.isfinite(mass)
+    answers = _probed(sky, views, chosen, mass, lambda x: x)
+    known = np.flatnonzero(chosen & ~sky.asked)
+    for name, view in views.items():
+        there = view.there[answers.rows]
+        if view.redshift is not None and middles is not None and there.sum() >= LEAST and len(known) >= LEAST:
+            asked = answers.rows[there]
+            own = answers.found[f"{name} · {THROUGH}"] = np.full(len(there), np.nan)
+            own[there] = probes.mass_at_redshift(sky.magnitudes[known], sky.z[known], mass[known], sky.magnitudes[asked],
+                                                 view.redshift[asked], middles)
+    return answers
 
 
 def _probed(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_], values: Array, back: Callable[[Array], Array]
@@ -147,9 +167,10 @@ def gains(answers: Answers) -> Rows:
     """Differences of R2, both on the same objects in every draw: what an image adds to magnitudes, and how an image alone
     does beside boosted trees."""
     pairs = [(ADDED, TREES)]
-    for kind in (*PROBES, OWN, CUT):
+    for kind in (*PROBES, OWN, CUT, RANGE):
         both, image = f"{BOTH} · {kind}", f"{IMAGE} · {kind}"
         pairs += [(both, f"{PLAIN} · {kind}"), (both, TREES), (image, TREES)]
+    pairs += [(f"{BOTH} · {THROUGH}", other) for other in (f"{PLAIN} · {THROUGH}", TREES)]
     return {f"{more} less {less}": {"difference of R2": r2_difference(*answers.both(more, less))}
             for more, less in pairs if more in answers.found and less in answers.found}
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from astropy.cosmology import Planck18
 
 from engine.evaluate import images, lines, posterior, probes, redshifts, retrieval, samples, templates
 from engine.evaluate.astroclip import ranks
 from engine.evaluate.figures import bootstrapped, nmad, r2_difference
+from engine.evaluate.sky import OmniSky
 from engine.simulate import GRIDS, render
 
 K = 60
@@ -124,16 +126,38 @@ def test_probes_tell_what_can_be_told() -> None:
     assert np.corrcoef(probes.attentive(tokens[:400], told[:400], tokens[400:]), told[400:])[0, 1] > 0.8
 
 
-def test_a_limit_that_trees_know_is_told_to_the_token() -> None:
-    n, middles = 40, np.array([0.1, 0.3, 0.5, 2.0])
+def test_masses_from_light_at_the_redshifts_that_are_possible() -> None:
+    random = np.random.default_rng(6)
+    bins = np.linspace(0.001, 0.701, 401)
+    z = bins[random.integers(30, 310, 700)]
+    modulus = Planck18.distmod(z).value
+    magnitudes = modulus[:, None] - 21 + np.cumsum(random.normal(0.4, 0.2, (700, 4)), 1)
+    colour = magnitudes[:, 0] - magnitudes[:, 1]
+    masses = -0.4 * (magnitudes[:, 1] - modulus) + 1.1 * colour * (1 - 0.5 * z) + 2
+    at = (bins == z[500:, None]).astype(float)
+
+    def found(p: np.ndarray) -> np.ndarray:
+        return probes.mass_at_redshift(magnitudes[:500], z[:500], masses[:500], magnitudes[500:], p, bins)
+
+    assert np.abs(found(at) - masses[500:]).max() < 0.01
+    far = np.tile(np.eye(401)[200], (200, 1))
+    assert found(0.3 * at + 0.7 * far) == pytest.approx(0.3 * found(at) + 0.7 * found(far), abs=1e-9)
+    assert found(at + np.eye(401)[0]) == pytest.approx(found(at)), "nothing of those known is so near"
+
+
+def test_limits_that_trees_know_are_told_to_the_token() -> None:
+    n, middles = 60, np.array([0.1, 0.3, 0.5, 2.0])
     p = np.tile(np.array([0.2, 0.6, 0.0, 0.2], np.float32), (n, 1))
     view = SimpleNamespace(redshift=p, there=np.arange(n) > 0, balanced=np.zeros((n, 3)))
-    test = SimpleNamespace(z=np.full(n, 0.25), asked=np.ones(n, bool), magnitudes=np.zeros((n, 4)))
+    values = {f"s_flux_{band}": np.ones(n) for band in "griz"}
+    test = OmniSky(0, 40, {**values, "t_z": np.where(np.arange(n) < 40, 0.25, 0.4 - np.arange(n) % 2 * 0.2)}, {}, {})
     views: Any = {"image": view}
-    found = redshifts.redshifts(test, views, np.ones(n, bool), middles, near=True).found  # type: ignore[arg-type]
-    own, cut = found[f"image · {redshifts.OWN}"], found[f"image · {redshifts.CUT}"]
+    found = redshifts.redshifts(test, views, np.ones(n, bool), middles, near=True).found
+    own, cut, within = (found[f"image · {kind}"] for kind in (redshifts.OWN, redshifts.CUT, redshifts.RANGE))
     assert own[1:] == pytest.approx(0.6) and cut[1:] == pytest.approx(0.25) and np.isnan(cut[0])
-    assert list(redshifts.redshifts(test, views, np.ones(n, bool), middles).found) == [f"image · {redshifts.OWN}"]  # type: ignore[arg-type]
+    assert within[1:] == pytest.approx(0.3), "of those known none is nearer than .2"
+    plain = redshifts.redshifts(test, views, np.ones(n, bool), middles).found
+    assert f"image · {redshifts.OWN}" in plain and f"image · {redshifts.CUT}" not in plain
 
 
 def test_search_with_identical_or_linear_vectors_is_perfect() -> None:
