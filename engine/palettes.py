@@ -1,9 +1,9 @@
 """Colours of maps: density, numbers and classes, on a dark and on a light ground. Arrays of sRGB bytes, nothing else.
 
 Colours are mixed in OKLab (Ottosson 2020), where equal steps look equally large. Numbers use viridis without the end
-that would drown in the ground, brightened on a dark one; classes the eight colours of Okabe & Ito (2008), then the
-farthest remaining ones, as Glasbey et al. (2007) choose them, so that they can be told apart with any kind of colour
-vision as long as possible.
+that would drown in the ground, brightened on a dark one and darkened on a light one; classes the eight colours of Okabe &
+Ito (2008), then the farthest remaining ones, as Glasbey et al. (2007) choose them, so that they can be told apart with any
+kind of colour vision as long as possible.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Bytes = NDArray[np.uint8]
 BACKGROUND = {"dark": "#0e1116", "light": "#ffffff"}
 GLOW = {"dark": "#1d2c3d", "light": "#dfeaf4"}  # the ground where the map is crowded
 GROUND_POINT = {"dark": "#3a424d", "light": "#c4ccd4"}  # points without a value
-DENSITY = {"dark": ("#4c5866", "#4f7ea6", "#56b4e9", "#a5dcf7", "#f2fbff"),
-           "light": ("#aab7c4", "#6fa3c8", "#0072b2", "#004f80", "#00263f")}
+DENSITY = {"dark": ("#586574", "#4f7ea6", "#56b4e9", "#a5dcf7", "#f2fbff"),
+           "light": ("#8595a5", "#568db8", "#0072b2", "#004f80", "#00263f")}
 OKABE_ITO = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#000000")
 VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
 VIRIDIS_PART = {"dark": (0.16, 1.0), "light": (0.0, 0.9)}
-VIRIDIS_LEAST = {"dark": 0.635, "light": 0.0}  # OKLab lightness of its dark end: lonely dots have a contrast of 3
+VIRIDIS_LIGHTNESS = {"dark": (0.635, 1.0), "light": (0.0, 0.655)}  # OKLab, of its ends: at least a contrast of 3
 LIGHTNESS = {"dark": (0.52, 0.97), "light": (0.25, 0.76)}  # OKLab lightness that stands clear of the ground
 
 _TO_LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
@@ -68,8 +68,8 @@ def numbers(theme: str, n: int = 256) -> Bytes:
     """(n, 3) colours from low to high."""
     low, high = VIRIDIS_PART[theme]
     lab = to_oklab(mix([rgb(c) for c in VIRIDIS], np.linspace(low, high, n)))
-    dark, bright = lab[0, 0], lab[-1, 0]
-    lab[:, 0] = np.interp(lab[:, 0], (dark, bright), (max(dark, VIRIDIS_LEAST[theme]), bright))  # hues stay, and their order
+    ends, (least, most) = (lab[0, 0], lab[-1, 0]), VIRIDIS_LIGHTNESS[theme]
+    lab[:, 0] = np.interp(lab[:, 0], ends, (max(ends[0], least), min(ends[1], most)))  # hues stay, and their order
     return from_oklab(lab)
 
 

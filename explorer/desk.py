@@ -396,12 +396,12 @@ class Desk:
         return [-1 if h == 255 else h for h in self._cache.get(("spark", row), draw)]
 
     def find(self, text: str) -> dict[str, Any]:
-        """What a search text means, and the row it leads to."""
+        """What a search text means, and the row and id it leads to."""
         found = self.sky.find(text)
         if found is None:
-            return {"row": None, "reading": "That is no id, row, name like J1000+0212, or position we can read."}
+            return {"row": None, "id": None, "reading": "That is no id, row, name like J1000+0212, or position we can read."}
         nearest = None if found.nearest is None else self.sky.row(found.nearest)
-        return {"row": found.row, "reading": found.reading, "nearest": nearest}
+        return {"row": found.row, "id": found.id, "reading": found.reading, "nearest": nearest}
 
     def surprise(self, seed: int) -> int:
         """A random object, bright ones more often."""

@@ -74,7 +74,7 @@ class Desk {
     this.live = h("div", { class: "live", "aria-live": "polite" }); this.toast = h("div", { class: "toast", hidden: "" });
     this.root.append(this.header, this.centre, this.card.root, this.strip.root, this.live, this.toast);
     this.map = new SkyMap(this.canvas, { tile: (l, z, x, y) => this.url(`tile/${l.map}/${l.version}/${encodeURIComponent(l.colour)}/${l.theme}/${z}/${x}/${y}.png`), tap: (x, y, r) => this.tap(x, y, r) },
-      { pick: row => this.go(row), hover: (hit, event) => this.hover(hit, event), moved: view => { this.state.view = view; this.writeLater(); } });
+      { pick: row => this.go(row), tried: asked => this.tried(asked), hover: (hit, event) => this.hover(hit, event), moved: view => { this.state.view = view; this.writeLater(); } });
     this.root.addEventListener("pointerdown", () => { this.hint.hidden = true; }, { once: true });
     (this.page ? document : this.root).addEventListener("keydown", e => this.key(e)); // a notebook has keys of its own
     if (this.page) { window.addEventListener("popstate", () => this.readAddress()); }
@@ -298,10 +298,15 @@ class Desk {
     if (stay) { this.map.setRange(view); }
     if (first && unknown.length) { this.say(`The address has parts we do not know: ${unknown.join(", ")}`); }
     let row = this.page ? null : this.model.row ?? null;
-    const found = q.get("o") ? await this.tried(this.ask("find.json", { q: q.get("o") })) : null;
+    const found = q.get("o") ? await this.tried(this.named(q.get("o"))) : null;
     if (found) { ({ row } = found); this.awaited = null; if (row === null) { this.missing(q.get("o")); } }
     if (row === null && first) { row = this.first; }
     if (row !== null && row !== s.row) { await this.go(row, { push: false, stay }); if (first) { this.write(); } }
+  }
+
+  async named(id) { // what an address means: objects by their ids, so that digits are never a row
+    const found = await this.ask("find.json", { q: id });
+    return /^\d+$/.test(id) && found.id !== id ? { ...found, row: null } : found;
   }
 
   missing(id) { // an object of the address: in a sky that grows it may come yet
@@ -310,7 +315,7 @@ class Desk {
   }
 
   async awaitedIsThere(now) {
-    const id = this.awaited, found = await this.tried(this.ask("find.json", { q: id }));
+    const id = this.awaited, found = await this.tried(this.named(id));
     if (!found || this.awaited !== id) { return; } // another one was chosen meanwhile
     const { row } = found;
     if (row !== null) { this.awaited = null; this.go(row, { push: false }); } else if (!now.progress.running) { this.missing(id); this.write(); }

@@ -264,7 +264,7 @@ export class SkyMap {
 
   async pick(px, py) {
     this.unhover();
-    const hit = await this.ask.tap(...this.toMap(px, py), TAP_RADIUS / this.view.scale);
+    const hit = await this.on.tried(this.ask.tap(...this.toMap(px, py), TAP_RADIUS / this.view.scale));
     if (hit && hit.row !== null) { this.on.pick(hit.row); }
   }
 
@@ -272,7 +272,7 @@ export class SkyMap {
     clearTimeout(this.hovering);
     if (this.hovered && Math.hypot(at[0] - this.hoverAt[0], at[1] - this.hoverAt[1]) > 6) { this.unhover(); }
     this.hovering = setTimeout(async () => {
-      const hit = await this.ask.tap(...this.toMap(...at), 8 / this.view.scale);
+      const hit = await this.ask.tap(...this.toMap(...at), 8 / this.view.scale).catch(() => null); // the next one may work
       if (!hit || hit.row === null || this.pointers.size || this.last !== at) { return; }
       this.hovered = [hit.x, hit.y]; this.hoverAt = at;
       this.on.hover?.(hit, event);

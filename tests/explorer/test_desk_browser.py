@@ -190,7 +190,8 @@ def test_what_fails_is_said_and_what_was_shown_stays(seen: Visit) -> None:
     seen.open("galaxy-03")
     toast = page.locator(".toast")
     for pattern, act in ((r"/object/7\.json", "omnisky.go(7)"), ("find.json", "omnisky.find('7')"),
-                         ("surprise.json", "omnisky.surprise()"), ("legend.json", "omnisky.setColour('class')")):
+                         ("surprise.json", "omnisky.surprise()"), ("tap.json", "omnisky.map.pick(200, 200)"),
+                         ("legend.json", "omnisky.setColour('class')")):
         fails(seen, pattern, f"{act} was in vain")
         page.evaluate(act)
         page.wait_for_function("words => omnisky.toast.textContent === words", arg=f"{act} was in vain")
