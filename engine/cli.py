@@ -39,7 +39,7 @@ def _version(value: bool) -> None:
 SkyFolder = Annotated[Path, typer.Argument(help="The sky: a folder that ends in .sky by custom.", metavar="SKY")]
 Model = Annotated[Path | None, typer.Option(help="Folder of the model; without it, the one that is shipped.")]
 Inputs = Annotated[str | None, typer.Option(help="Token keys such as tok_image,tok_z: what the model reads of an object.")]
-Fast = Annotated[bool, typer.Option("--fast", help="Tokens in half the time; some 7 of 100 differ from the exact ones.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Tokens in half the time, some 7 of 100 inexact; exact ones stay.")]
 
 
 @app.callback()

@@ -57,8 +57,8 @@ class Tokens:
     def open(cls, sky: Path, bundle: Tokenizer, inputs: Sequence[str], quick: bool | None = None, copies: int = 0) -> Tokens:
         """Those of the bundle's codecs; made anew, empty, where there are none or another codec's.
 
-        quick: made by the codecs' `quick` copies; None: in whichever way those that are there were made, else exactly. copies:
-        also those of so many turned copies, of the inputs that a turn changes.
+        quick: made by the codecs' `quick` copies, or exactly where such are there; None: in whichever way those that are there
+        were made, else exactly. copies: also those of so many turned copies, of the inputs that a turn changes.
         """
         names = [named(key, way) for way in range(1 + copies) for key in inputs if not way or turns(bundle.modalities[key])]
         return cls({name: _opened(sky, bundle, name, quick) for name in names})
@@ -97,7 +97,7 @@ def stored(sky: Path, bundle: Tokenizer, name: str) -> Records | None:
 
 def _opened(sky: Path, bundle: Tokenizer, name: str, quick: bool | None) -> Records:
     there, (key, way) = stored(sky, bundle, name), way_of(name)
-    if there is not None and quick in (None, there.manifest.get("quick")):
+    if there is not None and (quick is not False or not there.manifest["quick"]):  # exact ones are never made anew
         return there
     about: dict[str, Any] = {"key": key, "codec": bundle.codecs.checksum(key), "quick": bool(quick)}
     if way:

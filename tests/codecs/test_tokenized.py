@@ -116,6 +116,15 @@ def test_another_codec_makes_other_tokens(sky: Path, folder: Path, bundle: OmniB
     assert tokenized.Tokens.open(sky, changed, ["tok_z"]).reach == 0
 
 
+def test_exact_tokens_stay_and_quick_ones_give_way(sky: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(OmniBundle, "ids", _counted(OmniBundle.ids, calls))
+    for quick, made in ((True, N), (None, 0), (True, 0), (False, N), (True, 0), (None, 0)):
+        calls.clear()
+        list(jobs.tokenize(sky, folder, ["tok_flux_g"], quick))  # type: ignore[arg-type]
+        assert sum(calls) == made, quick
+
+
 def test_vectors_start_from_the_tokens(sky: Path, folder: Path, bundle: OmniBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     list(jobs.tokenize(sky, folder))
     monkeypatch.setattr(OmniBundle, "ids", lambda *_: pytest.fail("a codec was asked again"))
