@@ -63,12 +63,17 @@ def one(rendered: dict[str, Tensor], i: int, number: int, seed: int) -> SkyObjec
     def value(key: str) -> Any:
         return rendered[key][i].numpy()
 
-    history = (f"simulated sky, version {VERSION}, seed {seed}, object {number}",)
+    history = (made(seed, number),)
     ra, dec = float(value("s_ra")), float(value("s_dec"))
     images = tuple(image(value, survey, ra, dec, history) for survey in ("legacy", "hsc") if value(f"has_{survey}"))
     spectra = tuple(spectrum(value, survey, history) for survey in ("desi", "sdss") if value(f"has_{survey}"))
     return SkyObject(object_id(number), SkyCoord(ra, dec, unit="deg"), images, spectra, lightcurves(value, history),
                      scalars(value), history=history)
+
+
+def made(seed: int, number: int) -> str:
+    """What an object's history says of it."""
+    return f"simulated sky, version {VERSION}, seed {seed}, object {number}"
 
 
 def image(value: Any, survey: str, ra: float, dec: float, history: tuple[str, ...]) -> Image:

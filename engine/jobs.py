@@ -409,7 +409,8 @@ def prepare(sky: str | Path, model: str | Path | None = None) -> Iterator[Step]:
 def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: str | Path | None = None) -> Iterator[Step]:
     """A simulated survey from nothing to an indexed map; the maps appear after the first `FIRST_MAP` objects.
 
-    model: as in `embed`. Raises ValueError if the sky is there but holds something else than this simulation.
+    model: as in `embed`. Raises ValueError if the sky is there but holds something else than this simulation, or what another
+    version of the simulator made.
     """
     from engine import demo_sky
 
@@ -418,6 +419,8 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
     origin = f"simulated-{seed}"
     if store.origins - {origin}:
         raise ValueError(f"{store.path} holds other objects than the simulated sky with seed {seed}; choose another folder")
+    if len(store) and demo_sky.made(seed, 0) not in (said := store.read(0).history):
+        raise ValueError(f"{store.path} begins with: {', '.join(said)}; this is version {demo_sky.VERSION}; choose another folder")
     if len(store) < objects or not (store.path / "maps").is_dir():
         threading.Thread(target=_warm_up, daemon=True).start()
     bundle = _loaded(store, model)

@@ -216,7 +216,8 @@ def test_the_child_process_ends_with_who_reads_it(monkeypatch: pytest.MonkeyPatc
         next(stream.rendered(5, 0, 1000, 2))
 
 
-def test_demo_shows_a_map_early_and_ends_complete(tmp_path: Path, model: Path, small_demo: None) -> None:
+def test_demo_shows_a_map_early_and_ends_complete(tmp_path: Path, model: Path, small_demo: None,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "d.sky"
     placed = []
     for step in jobs.demo(path, 24, seed=5, model=model):
@@ -233,6 +234,10 @@ def test_demo_shows_a_map_early_and_ends_complete(tmp_path: Path, model: Path, s
     assert stamp == sorted((p.stat().st_mtime_ns, str(p)) for p in path.rglob("*") if p.is_file() and p.suffix != ".lock")
     with pytest.raises(ValueError, match="other objects than the simulated sky with seed 6"):
         next(jobs.demo(path, 24, seed=6, model=model))
+    said = demo_sky.made(5, 0)
+    monkeypatch.setattr(demo_sky, "VERSION", 99)
+    with pytest.raises(ValueError, match=f"begins with: {said}; this is version 99; choose another folder"):
+        next(jobs.demo(path, 48, seed=5, model=model))
 
 
 def test_demo_can_be_stopped_at_any_step_and_made_larger(
