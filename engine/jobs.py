@@ -420,7 +420,8 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
     if store.origins - {origin}:
         raise ValueError(f"{store.path} holds other objects than the simulated sky with seed {seed}; choose another folder")
     if len(store) and demo_sky.made(seed, 0) not in (said := store.read(0).history):
-        raise ValueError(f"{store.path} begins with: {', '.join(said)}; this is version {demo_sky.VERSION}; choose another folder")
+        raise ValueError(f"{store.path} begins with: {', '.join(said)}; this is version {demo_sky.VERSION}; "
+                         "choose another folder")
     if len(store) < objects or not (store.path / "maps").is_dir():
         threading.Thread(target=_warm_up, daemon=True).start()
     bundle = _loaded(store, model)
