@@ -261,11 +261,15 @@ def moved_noise(variance: Array, kernel: Kernel, grid: Grids, correlation: Array
 
 
 def power(correlation: Array, fy: Array, fx: Array) -> Array:
-    """The power spectrum (Y, X) of noise by its correlation (L, L), at frequencies in cycles a pixel; of white noise 1."""
+    """The power spectrum (Y, X) of noise by its correlation (L, L), at frequencies in cycles a pixel; of white noise 1.
+
+    Noise that pixels further apart share, too, leaves negative power where the correlation is cut off: none. A correlation
+    that is drawn to white noise instead loses the broad waves, which are what a broader PSF leaves.
+    """
     reach = np.arange(len(correlation)) - len(correlation) // 2
     waves = [np.exp(2j * np.pi * np.outer(reach, f)) for f in (fy, fx)]
     out: Array = np.einsum("jk,jy,kx->yx", correlation, *waves).real
-    return out
+    return out.clip(0)
 
 
 def empty_sky(scaled: Array, good: Array) -> Array:
@@ -306,7 +310,7 @@ def noise_correlation(scaled: Array, sky: Array, reach: int = 2) -> Array:
 
     scaled: (N, N) pixels in units of their noise; sky: which of them are empty. 1 - D(lag) / D(far), with D half the mean
     square of differences; coadds share noise, as they are resampled. The less sky there is (`enough`), the nearer to white
-    noise, which shares nothing; and always as near as it takes for no wave to have negative power.
+    noise, which shares nothing.
     """
     def half_square(lag: tuple[int, int]) -> tuple[float, int]:
         a, b = _shifted(lag)
@@ -323,18 +327,7 @@ def noise_correlation(scaled: Array, sky: Array, reach: int = 2) -> Array:
     most = max(MOST, *(value for value, _ in near))  # where the stated noise is too small, neighbours are off by more, too
     level = min(float(np.mean([half_square(lag)[0] for lag in APART])), most)
     for (dy, dx), (value, count) in zip(lags, near, strict=True):
-        shared = 1 - value / level if level > 0 else 0.0
+        shared = max(1 - value / level, -1.0) if level > 0 else 0.0
         shared = shared if shared**2 * count > 9 else 0.0  # 3 sigma
         out[reach + dy, reach + dx] = out[reach - dy, reach - dx] = trust * shared
-    return _possible(out)
-
-
-def _possible(correlation: Array) -> Array:
-    """The nearest to it on the way to white noise, whose power is 1 everywhere, that has no negative power."""
-    frequencies = np.fft.fftfreq(64)
-    least = float(power(correlation, frequencies, frequencies).min())
-    if least >= 0:
-        return correlation
-    out = correlation / (1 - least)
-    out[len(out) // 2, len(out) // 2] = 1.0
     return out

@@ -12,6 +12,7 @@ import pytest
 import torch
 from astropy.wcs import WCS
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from engine import demo_sky, generation
 from engine.generation import optics, photometry, reobserve, spectrographs
@@ -200,11 +201,6 @@ def light_of_two(side: int) -> NDArray[Any]:
     return np.asarray(sum(1e3 * np.exp(-np.hypot(y - 0.6, x - at) / 0.055) for at in (0.3, 0.65)))
 
 
-def least_power(correlation: NDArray[Any]) -> float:
-    waves = np.fft.fftfreq(50)
-    return float(optics.power(correlation, waves, waves).min())
-
-
 def test_noise_is_told_from_the_light_that_fills_a_stamp() -> None:
     alone, under = [], []
     every = np.ones((56, 56), bool)
@@ -214,7 +210,7 @@ def test_noise_is_told_from_the_light_that_fills_a_stamp() -> None:
         assert sky.mean() < 0.5 and optics.enough(sky) == 1
         alone.append(optics.noise_correlation(noise, every))
         under.append(optics.noise_correlation(noise + light_of_two(56), sky))
-        assert least_power(under[-1]) > -1e-3 and np.abs(under[-1]).max() == 1
+        assert np.abs(under[-1]).max() == 1
     np.testing.assert_allclose(np.mean(under, 0), np.mean(alone, 0), atol=0.05)
     assert np.mean(under, 0).sum() == pytest.approx(np.mean(alone, 0).sum(), rel=0.15)
 
@@ -226,11 +222,28 @@ def test_too_little_sky_is_taken_for_whiter_noise_and_none_for_white() -> None:
     assert shared[0] == pytest.approx(0.253, abs=0.04) and 0.05 < shared[1] < 0.6 * shared[0] and shared[2] == 0
 
 
-def test_no_noise_has_negative_power() -> None:
+def test_no_noise_shares_more_than_all() -> None:
     """Also where neighbours are less alike than pixels far apart: here by a pattern that comes again after six of them."""
     striped = noise_of_a_coadd(56, 1) + 3 * np.cos(np.arange(56) * 2 * np.pi / 6)
     correlation = optics.noise_correlation(striped, np.ones((56, 56), bool))
-    assert least_power(correlation) > -1e-3 and np.abs(correlation).max() == 1 and correlation.min() < 0
+    assert np.abs(correlation).max() == 1 and correlation.min() < 0
+    waves = np.fft.fftfreq(50)
+    assert optics.power(correlation, waves, waves).min() >= 0
+
+
+@pytest.mark.parametrize("width", [0.0, 0.6, 0.9, 1.1])
+def test_smoothed_noise_has_the_variance_that_its_correlation_tells(width: float) -> None:
+    """Up to that of a drizzled coadd, which more pixels share than the correlation holds."""
+    random, waves = np.random.default_rng(0), np.fft.fftfreq(96)
+    found, told = [], []
+    for _ in range(8):
+        noise = gaussian_filter(random.normal(size=(136, 136)), width)
+        noise = (noise / noise.std())[20:-20, 20:-20]
+        correlation = optics.noise_correlation(noise, optics.empty_sky(noise, np.ones((96, 96), bool)))
+        seen = np.exp(-2 * (np.pi * 1.2) ** 2 * (waves[:, None] ** 2 + waves**2))
+        told.append((optics.power(correlation, waves, waves) * seen**2).mean())
+        found.append(gaussian_filter(noise, 1.2, mode="wrap").var())
+    assert np.mean(told) / np.mean(found) == pytest.approx(1, abs=0.1)
 
 
 def test_a_real_stamp_full_of_light_keeps_its_noise(shared_data: Path, sky: tuple[list[SkyObject], dict[str, Any]]) -> None:
