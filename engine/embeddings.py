@@ -91,7 +91,11 @@ class Embeddings:
             file.write(new.tobytes())
             file.flush()
             os.fsync(file.fileno())
-        self.manifest = {**self.manifest, "rows": len(self) + len(new)}
+        self.say(rows=len(self) + len(new))
+
+    def say(self, **facts: Any) -> None:
+        """Write facts into the manifest, in one commit."""
+        self.manifest = {**self.manifest, **facts}
         write_json(self.folder / MANIFEST, self.manifest)
 
 

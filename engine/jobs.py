@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from engine.embeddings import MANIFEST, Embeddings
 from engine.files import NoRoom, only_writer, read_json
-from engine.model_files import SHIPPED, model_of
+from engine.model_files import SHIPPED, model_of, models_of
 from engine.steps import Step
 from engine.store import Store
 
@@ -92,8 +92,8 @@ def tokenize(sky: str | Path, model: str | Path, inputs: Sequence[str] | None = 
 
 def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str] | None = None, space: str = "joint",
           pool: Literal["mean", "balanced"] = "balanced", quick: bool | None = None, parts: bool = False) -> Iterator[Step]:
-    """Vectors of all objects that have none yet, in every space of the model; None: in those that are there, by the model that
-    made them, of a sky without vectors by the shipped one.
+    """Vectors of all objects that have none yet, in every space of the model; None: in those that are there, each by the model
+    that made it, of a sky without vectors by the shipped one.
 
     Vectors of another model are replaced: a space holds one model's vectors only, as its manifest says. A model of AION-1's
     kind starts from tokens, which are stored (`tokenize`, quick as there); with inputs, its token keys, `space` alone is made
@@ -101,26 +101,41 @@ def embed(sky: str | Path, model: str | Path | None = None, inputs: Sequence[str
     sky or the model has no choice of inputs, FileNotFoundError or ValueError for a model that cannot be loaded, KeyError for an
     unknown input, NoRoom if the disk has too little room for patches.
     """
+    store = Store(sky)
+    models = [Path(model)] if model is not None else models_of(store.path)
+    if inputs is not None or parts:
+        models = models[:1]
+    chosen = None if inputs is None else (space, inputs, pool)
+    said: list[str] = []
+    for i, folder in enumerate(models):
+        steps = _embed(store, _loaded(store, folder), chosen, quick, parts, known_only=model is None)
+        for step in _scaled(steps, i / len(models), (i + 1) / len(models)):
+            said += (step.preview or {}).get("warnings", [])
+            yield Step(step.fraction, step.note, {"warnings": said} if step.fraction == 1 else None)
+
+
+def _embed(store: Store, bundle: Bundle | OmniBundle, chosen: tuple[str, Sequence[str], Literal["mean", "balanced"]] | None,
+           quick: bool | None, parts: bool, known_only: bool) -> Iterator[Step]:
+    """`embed` by one model. chosen: a space of its own name, inputs and pooling; known_only: no space that is not there yet."""
     from engine import checkpoints
 
-    store = Store(sky)
-    bundle = _loaded(store, model)
     if isinstance(bundle, checkpoints.OmniBundle):
-        if inputs is not None and space in bundle.spaces:
-            raise ValueError(f"{space} is what {bundle.folder.name} makes of its own inputs; give those of yours another name")
-        asked = _manifests(store, bundle, known_only=model is None) if inputs is None else {
-            space: bundle.manifest(space, inputs, pool)}
+        inputs = None if chosen is None else chosen[1]
+        if chosen is not None and chosen[0] in bundle.spaces:
+            raise ValueError(f"{chosen[0]} is what {bundle.folder.name} makes of its own inputs; "
+                             "give those of yours another name")
+        asked = _manifests(store, bundle, known_only) if chosen is None else {chosen[0]: bundle.manifest(*chosen)}
         steps = _embed_tokens(store, bundle, asked, quick, _patch_keys(bundle, inputs) if parts else ())
         if not asked:
             raise ValueError(f"{bundle.folder} has no codecs of images or spectra, so it makes no vectors; they lie in its "
                              "folder codecs, and omnisky download fetches them with the model")
         if parts:
             steps = _with_patches(store, bundle, steps, _patch_keys(bundle, inputs))
-    elif inputs is not None or parts:
+    elif chosen is not None or parts:
         raise ValueError(f"{bundle.folder.name} always reads the same and has no parts; "
                          "a choice of inputs, and patches, need a model of AION-1's kind")
     else:
-        steps = _embed_pixels(store, bundle)
+        steps = _embed_pixels(store, bundle, _manifests(store, bundle, known_only))
     with _only_embedder(store):
         yield from steps
 
@@ -135,15 +150,28 @@ def _loaded(store: Store, model: str | Path | None) -> Bundle | OmniBundle:
     return bundle
 
 
-def _manifests(store: Store, bundle: OmniBundle, known_only: bool) -> dict[str, dict[str, Any]]:
+def _manifests(store: Store, bundle: Bundle | OmniBundle, known_only: bool) -> dict[str, dict[str, Any]]:
     """Of the model's spaces and of those that were made of chosen inputs; known_only: without those that are not there yet."""
     there = {path.parent.name: read_json(path) for path in store.path.glob(f"embeddings/*/{MANIFEST}")}
-    ours = [space for space, manifest in there.items() if _made_by(manifest, bundle)]
-    found = {space: m for space, m in bundle.manifests.items() if space in ours or not (known_only and there)}
-    for space in set(ours) - {*bundle.spaces}:
-        manifest = there[space]
-        found[space] = bundle.manifest(space, manifest["inputs"]["modalities"], manifest["inputs"]["pool"])
-    return found
+    ours = {space: again for space, manifest in there.items() if (again := _again(space, manifest, bundle)) is not None}
+    return {space: m for space, m in bundle.manifests.items() if not (known_only and there)} | ours
+
+
+def _again(space: str, manifest: Mapping[str, Any], bundle: Bundle | OmniBundle) -> dict[str, Any] | None:
+    """What the bundle would say of a space that it made, if it made it: it may have been trained on, or moved, since."""
+    from engine import checkpoints
+
+    def said() -> dict[str, Any]:
+        if space in bundle.spaces or isinstance(bundle, checkpoints.Bundle):
+            return bundle.manifest(space)
+        return bundle.manifest(space, manifest["inputs"]["modalities"], manifest["inputs"]["pool"])
+
+    if _made_by(manifest, bundle):
+        return said()
+    with suppress(KeyError, TypeError, ValueError):  # of another model, with inputs that this one does not have
+        if (same := said())["checksum"] == manifest.get("checksum"):
+            return same
+    return None
 
 
 def _made_by(manifest: Mapping[str, Any], bundle: Bundle | OmniBundle) -> bool:
@@ -172,7 +200,7 @@ def _only_embedder(store: Store) -> AbstractContextManager[None]:
     return only_writer(store.path / "embeddings.lock", f"the embeddings of {store.path}")
 
 
-def _embed_pixels(store: Store, bundle: Bundle | OmniBundle) -> Iterator[Step]:
+def _embed_pixels(store: Store, bundle: Bundle | OmniBundle, manifests: Mapping[str, Mapping[str, Any]]) -> Iterator[Step]:
     """`embed` by the only embedder; the next objects are read while these are embedded."""
 
     def vectors(pieces: Sequence[range]) -> Iterator[Vectors]:
@@ -183,7 +211,7 @@ def _embed_pixels(store: Store, bundle: Bundle | OmniBundle) -> Iterator[Step]:
                 coming = [ahead.submit(read_rows, store, following) for following in pieces[i + 1 : i + 2]]
                 yield bundle.vectors(objects)
 
-    yield from _append_all(store, open_spaces(store.path, bundle.manifests), EMBED_BATCH, vectors)
+    yield from _append_all(store, open_spaces(store.path, manifests), EMBED_BATCH, vectors)
 
 
 def _embed_tokens(store: Store, bundle: OmniBundle, manifests: Mapping[str, Mapping[str, Any]], quick: bool | None,
@@ -257,8 +285,11 @@ def open_spaces(sky: Path, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
     for space, manifest in manifests.items():
         folder, dim = sky / "embeddings" / space, manifest["dim"]
         there = Embeddings.open(folder) if (folder / MANIFEST).is_file() else None
-        same = there is not None and (there.manifest["checksum"], there.dim) == (manifest["checksum"], dim)
-        out[space] = there if there is not None and same else Embeddings.create(folder, dim, manifest)
+        if there is None or (there.manifest["checksum"], there.dim) != (manifest["checksum"], dim):
+            there = Embeddings.create(folder, dim, manifest)
+        elif there.manifest.get("folder") != manifest.get("folder"):
+            there.say(folder=manifest["folder"])  # the model was moved
+        out[space] = there
     return out
 
 
@@ -427,16 +458,17 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
     bundle = _loaded(store, model)
     there = 0.9 * min(len(store) / objects, 1.0)
     with _only_embedder(store), ThreadPoolExecutor(1) as beside:
-        yield from _scaled(_embed_pixels(store, bundle), 0.0, 0.8 * there)  # what a stopped run stored and did not embed
+        stored = _embed_pixels(store, bundle, bundle.manifests)  # what a stopped run stored and did not embed
+        yield from _scaled(stored, 0.0, 0.8 * there)
         if len(store) >= min(objects, FIRST_MAP):
             yield from _scaled(map(store.path), 0.8 * there, there)
         spaces = open_spaces(store.path, bundle.manifests)
         for batch in demo_sky.batches(seed, len(store), objects):
             first = len(store)
-            stored = beside.submit(store.append, batch, [origin] * len(batch))
+            written = beside.submit(store.append, batch, [origin] * len(batch))
             with _half_the_cores():
                 vectors = bundle.vectors(batch)
-            stored.result()  # rows first: a vector without its row would be taken for the next object's
+            written.result()  # rows first: a vector without its row would be taken for the next object's
             add_vectors(spaces, vectors, first)
             done = 0.9 * len(store) / objects
             yield Step(done, f"simulated and embedded {len(store):,} of {objects:,} objects")

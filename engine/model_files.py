@@ -42,22 +42,33 @@ def codec_checksum(folder: Path) -> str:
     return hashlib.sha256("".join(each).encode()).hexdigest()
 
 
-def model_of(sky: Path) -> Path:
-    """The folder of the model that made a sky's vectors; the shipped one if there are none, or if an older version of it did.
+def models_of(sky: Path) -> list[Path]:
+    """The folders of the models that made a sky's vectors, the shipped one, of whatever version, last; it alone if there are
+    no vectors.
 
-    Raises ValueError if that folder is not known or not there any more.
+    Raises ValueError if one of them is not known or not there any more.
     """
-    for path in sorted(sky.glob("embeddings/*/manifest.json")):
+    found: dict[Path, None] = {}
+    manifests = sorted(sky.glob("embeddings/*/manifest.json"))
+    shipped = not manifests
+    for path in manifests:
         manifest = read_json(path, f"remove {path.parent}")
         name, folder = manifest.get("model", SHIPPED.name), Path(manifest.get("folder", ""))
         if name == ASTROCLIP.name:
             folder = ASTROCLIP
-        if name != SHIPPED.name:
-            if not (folder / "config.json").is_file():
-                place = f"whose folder {folder} is gone" if manifest.get("folder") else "and no folder is known of it"
-                raise ValueError(f"the vectors of {sky} are of {name}, {place}; name the model with --model FOLDER")
-            return folder
-    return SHIPPED
+        if name == SHIPPED.name:
+            shipped = True
+            continue
+        if not (folder / "config.json").is_file():
+            place = f"whose folder {folder} is gone" if manifest.get("folder") else "and no folder is known of it"
+            raise ValueError(f"the vectors of {sky} are of {name}, {place}; name the model with --model FOLDER")
+        found[folder] = None
+    return [*found, *([SHIPPED] if shipped else [])]
+
+
+def model_of(sky: Path) -> Path:
+    """The first of `models_of`: the one to generate with."""
+    return models_of(sky)[0]
 
 
 def head_of(model: str, *folders: Path) -> Path | None:

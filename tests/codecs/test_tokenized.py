@@ -180,8 +180,10 @@ def test_a_grown_sky_stays_with_its_model(sky: Path, folder: Path, bundle: OmniB
     assert done.exit_code == 1 and f"whose folder {moved.resolve()} is gone; name the model with --model FOLDER" in done.output
 
 
-def test_a_sky_with_two_models_keeps_both(sky: Path, folder: Path, bundle: OmniBundle, tmp_path: Path) -> None:
-    """Folders of trained models are all called the same; without a model named, no space is made anew by another one."""
+def test_a_sky_with_two_models_keeps_both(sky: Path, folder: Path, bundle: OmniBundle, objects: list[SkyObject], tmp_path: Path
+                                          ) -> None:
+    """Folders of trained models are all called the same; without a model named, no space is made anew by another one, and all
+    grow. A model that was moved is known by its checksum."""
     mine, yours = tmp_path / "mine" / "model", tmp_path / "yours" / "model"
     shutil.copytree(folder, mine)
     shutil.copytree(folder, yours)
@@ -197,6 +199,19 @@ def test_a_sky_with_two_models_keeps_both(sky: Path, folder: Path, bundle: OmniB
     assert {space: opened.vectors(space).tobytes() for space in opened.spaces} == before
     assert {space: Path(opened.embeddings(space).manifest["folder"]).parent.name for space in opened.spaces} == {
         "image": "mine", "spectrum": "mine", "of-yours": "yours"}
+    Store(sky).append([SkyObject("late", images=objects[0].images)], ["y"])
+    steps = list(jobs.embed(sky))
+    assert [s.fraction for s in steps] == sorted(s.fraction for s in steps) and steps[-1].fraction == 1
+    assert {space: len(engine.open(sky).vectors(space)) for space in before} == dict.fromkeys(before, N + 1)
+
+    shutil.move(yours, moved := tmp_path / "moved")
+    Store(sky).append([SkyObject("later", images=objects[0].images)], ["z"])
+    list(jobs.embed(sky, moved, ["tok_image"], "of-yours"))
+    list(jobs.embed(sky))
+    opened = engine.open(sky)
+    assert {space: len(opened.vectors(space)) for space in before} == dict.fromkeys(before, N + 2)
+    assert opened.embeddings("of-yours").manifest["folder"] == str(moved.resolve())
+    assert opened.vectors("image")[:N].tobytes() == before["image"]
 
 
 def test_what_cannot_be_is_one_sentence(sky: Path, folder: Path) -> None:
