@@ -277,14 +277,13 @@ def generate(
     """Make what was not observed from what was, by a model, as FITS that says so. A stopped batch goes on if run again."""
     from engine import jobs
     from engine.generation.draws import Settings
-    from engine.modalities import target_key
+    from engine.modalities import MODALITIES, NAMES, target_key
 
-    keys = []
-    for name in _keys(target) or [""]:
-        try:
-            keys.append(target_key(name))
-        except KeyError as error:
-            raise typer.BadParameter(error.args[0], param_hint="--target") from None
+    keys = [target_key(name) for name in _keys(target) or [""]]
+    for name in keys:
+        if name not in MODALITIES:
+            such = f"choose one of {', '.join(NAMES)}, or a token key such as tok_flux_g"
+            raise typer.BadParameter(f"{name!r} is no target; {such}", param_hint="--target")
     try:
         Settings(scheme, steps, temperature, top_k, top_p, guidance, cache)  # type: ignore[arg-type]
     except ValueError as error:

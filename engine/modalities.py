@@ -82,11 +82,8 @@ NAMES = {"legacy_image": "tok_image", "hsc_image": "tok_image_hsc", "desi_spectr
 
 
 def target_key(name: str) -> str:
-    """The token key of a target by its plain name or its key. Raises KeyError with the names there are."""
-    for key in (name, NAMES.get(name, ""), f"tok_{name}"):
-        if key in MODALITIES:
-            return key
-    raise KeyError(f"{name!r} is no target; choose one of {', '.join(NAMES)}, or a token key such as tok_flux_g")
+    """The token key of a target by its plain name or its key; the name itself where there is none."""
+    return next((key for key in (name, NAMES.get(name, ""), f"tok_{name}") if key in MODALITIES), name)
 
 
 def plain_name(key: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.files import NoRoom
-from engine.records import MANIFEST, Records
+from engine.records import MANIFEST, ROW, Records
 from engine.reduction import REDUCED, Reduction
 from engine.steps import Step
 from engine.store import Store
@@ -75,7 +75,9 @@ def store(sky: Store, bundle: OmniBundle, inputs: Sequence[str] | None = None) -
     tokens = Tokens.open(sky.path, bundle, chosen).records
     found = {key: opened(sky.path / "patches" / key, bundle, key, tokens[key]) for key in chosen if len(tokens[key])}
     made = {key: records for key, (records, _) in found.items()}
-    todo = {key: np.asarray(tokens[key].rows[np.searchsorted(tokens[key].rows, done.reach):]) for key, done in made.items()}
+    rows_of = {key: tokens[key].rows for key in made}
+    # A plain number would be as wide as no row is, and NumPy would make all rows as wide.
+    todo = {key: rows_of[key][np.searchsorted(rows_of[key], ROW.type(done.reach)):] for key, done in made.items()}
     needed = sum(len(rows) * made[key].values[:0].itemsize * int(np.prod(made[key].shape)) for key, rows in todo.items())
     free = shutil.disk_usage(sky.path).free
     if needed > free:

@@ -178,4 +178,5 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
         save_training(tmp_path / "checkpoint", model, optimiser, {"step": 2, "seconds": 3.0})
     with pytest.raises(NoRoom, match=r"no room for .*reduction\.safetensors"):
         Reduction.fit(np.eye(4)).save(tmp_path / "reduction.safetensors")
+    assert not list(tmp_path.rglob("*.safetensors.part")), "a full disk is not kept full"
     assert resume(tmp_path / "checkpoint", model, optimiser) == (1, 2.0)

@@ -31,6 +31,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:
         if "No space left" not in str(error) and "os error 112" not in str(error):  # 112: the same on Windows
             raise
+        part.unlink()
         raise NoRoom(f"the disk has no room for {path}; what was written before it is kept: free some space and run it again"
                      ) from error
     part.chmod(mode)

@@ -14,6 +14,7 @@ from engine.search import best_k, regress
 
 Array = NDArray[Any]
 COLOURS = 7  # what `colours` gives
+TINY = 1e-30
 PENALTIES = np.logspace(-2, 6, 17)
 QUERIES, STEPS, SIZE, RATE, DECAY = 4, 400, 128, 2e-3, 0.05  # of the attentive probe
 
@@ -71,7 +72,7 @@ def mass_at_redshift(known: Array, z: Array, masses: Array, asked: Array, p: Arr
     """log10 masses (m,) of magnitudes g, r, i, z (m, 4), averaged over the redshifts that an object may have, p (m, K) at
     middles (K,), within those of the known. Of objects with magnitudes known (n, 4), redshifts z (n,) and masses (n,), `ridge`
     learns how much mass goes with light in r, of second order in the colours and the redshift. Every term is averaged by
-    itself: nothing is drawn."""
+    itself: nothing is drawn. NaN where no redshift of those known is possible."""
     from astropy.cosmology import Planck18
 
     def terms(magnitudes: Array, z: Array, squared: Array) -> Array:
@@ -86,7 +87,8 @@ def mass_at_redshift(known: Array, z: Array, masses: Array, asked: Array, p: Arr
 
     within = (middles >= z.min()) & (middles <= z.max())  # near 0, where stars are, a distance can be anything
     p, middles = p[:, within].astype(np.float64), middles[within]
-    p /= np.maximum(p.sum(1, keepdims=True), 1e-30)
+    total = p.sum(1, keepdims=True)
+    p = np.where(total > TINY, p / np.maximum(total, TINY), np.nan)
     ratio = masses + 0.4 * (known[:, 1] - modulus(z))
     ratio = ridge(terms(known, z, z**2), ratio, terms(asked, p @ middles, p @ middles**2))
     return np.asarray(ratio - 0.4 * (asked[:, 1] - p @ modulus(middles)))

@@ -23,7 +23,6 @@ Rows = dict[str, dict[str, Figure]]
 BRIGHT, NEAR = 20.0, 0.6  # r magnitude and redshift of the main rows
 OUTLIER = 0.15
 LEAST = 20  # test objects of a row
-TINY = 1e-30
 PROBES: dict[str, Callable[[Array, Array, Array], Array]] = {"kNN": probes.nearest, "ridge": probes.ridge}
 OWN = "own redshift token"
 CUT = f"{OWN}, told z < {NEAR:g}"
@@ -70,7 +69,8 @@ def redshifts(sky: OmniSky, views: Mapping[str, View], chosen: NDArray[np.bool_]
             if near and len(known):
                 kinds[RANGE] = said * ((middles >= known.min()) & (middles <= known.max()))
             for kind, p in kinds.items():
-                own = np.where(view.there[answers.rows], p @ middles / np.maximum(p.sum(1), TINY), np.nan)
+                possible = view.there[answers.rows] & (p.sum(1) > probes.TINY)
+                own = np.where(possible, p @ middles / np.maximum(p.sum(1), probes.TINY), np.nan)
                 if np.isfinite(own).sum() >= LEAST:
                     answers.found[f"{name} · {kind}"] = own
     return Answers(sky.z[answers.rows], answers.found, answers.rows)

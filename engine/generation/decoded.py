@@ -34,9 +34,9 @@ class Distribution:
     """What a model says of one number: probabilities of the bins of its codec.
 
     probabilities, lower, upper: (K,), the ends in `unit`, infinite where a bin is open; middle: (K,) what a bin stands for, an
-    open one its finite end (of a redshift grid up to 1, "z >= 1" counts as its end). posterior: whether it may be read as one,
-    which it may not if targets before it in a chain were drawn at another temperature than 1, truncated or guided, or several
-    tokens of them otherwise than by roar.
+    open one its finite end (of a redshift grid up to 1, "z >= 1" counts as its end). posterior: whether it may be read as one
+    and draws follow it: not at another temperature than 1, truncated or guided, nor if several tokens of a target before it in
+    a chain were drawn otherwise than by roar.
     """
 
     name: str

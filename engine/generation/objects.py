@@ -20,7 +20,7 @@ from engine.generation import grids, sequences
 from engine.generation.decoded import reaches
 from engine.generation.draws import Settings, generator, whole
 from engine.generation.results import MARK, Generated, Part, Scribe, sample_objects
-from engine.modalities import NAMES, Modality
+from engine.modalities import Modality, target_key
 from engine.models.tokens import is_sequence
 from engine.steps import Step
 
@@ -45,8 +45,9 @@ def generate(bundle: OmniBundle, objects: SkyObject | Sequence[SkyObject], targe
     The preview of the last step is a list of `Generated`, one an object; before that, at most three times a second, it is what
     is known of the first sample of an object at work: known tokens as drawn, others as expected (None where nothing is new).
 
-    Distributions and typical ones are the model's own, whatever the settings. Of a later target of a chain they are the mean
-    over the samples of those before it; with few samples that mean is coarse.
+    Distributions and typical ones are the model's own, whatever the settings; `Distribution.posterior` says whether draws
+    follow them. Of a later target of a chain they are the mean over the samples of those before it; with few samples that mean
+    is coarse.
 
     Raises what `asked` raises; ValueError for no objects, and, at an object's turn, if it has none of the inputs.
     """
@@ -62,14 +63,14 @@ def asked(bundle: OmniBundle, target: str | Sequence[str], *, inputs: Sequence[s
           samples: int = 1, **settings: Any) -> Request:
     """What is to be made, checked before anything is.
 
-    target: token keys, or plain names such as hsc_image (`engine.modalities.NAMES`); what is made goes by the keys. inputs:
-    token keys; None: `bundle.measured` without the targets. settings: scheme, steps, temperature, top_k, top_p, guidance and
-    cache of `generation.draws.Settings` (a catalogue is always drawn in its own order).
+    target: token keys, or plain names such as hsc_image or flux_g (`engine.modalities.target_key`); what is made goes by the
+    keys. inputs: token keys; None: `bundle.measured` without the targets. settings: scheme, steps, temperature, top_k, top_p,
+    guidance and cache of `generation.draws.Settings` (a catalogue is always drawn in its own order).
 
     Raises KeyError for a target or input that the model or its folder of codecs does not have; ValueError for a target among
     the inputs, one twice, and settings that cannot be.
     """
-    chain = tuple(NAMES.get(name, name) for name in ((target,) if isinstance(target, str) else target))
+    chain = tuple(map(target_key, (target,) if isinstance(target, str) else target))
     if not whole(samples) or samples < 1:
         raise ValueError(f"samples is {samples!r}; it must be a whole number from 1")
     if not whole(seed):

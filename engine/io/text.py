@@ -316,7 +316,7 @@ def _header(path: Path, comments: list[tuple[int, str]], body: list[tuple[int, s
         above = [c for n, line in reversed(comments) if n < body[0][0] and (c := _commented(line, delimiter, len(names)))]
         if above:  # "# MJD mag err" or "###MJD m dm" just above the numbers, its units above or below it
             first, second = above[0], above[1] if len(above) > 1 else []
-            if second and _units(first) and not _units(second):
+            if second and _units(first) and not _units(second) and max(map(len, first)) > 1:  # "t m e" under a title: names
                 first, second = second, first
             return first, body[0][0] - 1, _units(second) or [None] * len(names)
         of_sextractor = _sextractor(comments, len(names))

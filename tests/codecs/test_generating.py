@@ -220,7 +220,7 @@ def test_what_cannot_be_made(bundle: OmniBundle, galaxies: list[SkyObject]) -> N
             (ValueError, {"target": "tok_z", "seed": 0.5}, "seed is 0.5")):
         with pytest.raises(error, match=says):
             generation.generate(bundle, galaxies, **arguments)
-    assert generation.asked(bundle, ["hsc_image", "redshift"]).chain == ("tok_image_hsc", "tok_z")
+    assert generation.asked(bundle, ["hsc_image", "redshift", "flux_g"]).chain == ("tok_image_hsc", "tok_z", "tok_flux_g")
     with pytest.raises(ValueError, match="there are no objects"):
         generation.generate(bundle, [], "tok_z")
     with pytest.raises(ValueError, match="nothing has none of the inputs that aion-small would make tok_z from: tok_image,"):

@@ -142,6 +142,7 @@ def test_masses_from_light_at_the_redshifts_that_are_possible() -> None:
     assert np.abs(found(at) - masses[500:]).max() < 0.01
     far = np.tile(np.eye(401)[200], (200, 1))
     assert found(0.3 * at + 0.7 * far) == pytest.approx(0.3 * found(at) + 0.7 * found(far), abs=1e-9)
+    assert np.isnan(found(np.eye(401)[np.zeros(200, int)])).all()
     assert found(at + np.eye(401)[0]) == pytest.approx(found(at)), "nothing of those known is so near"
 
 

@@ -188,6 +188,14 @@ def test_a_damaged_votable_stops_no_file(tmp_path: Path, text: str) -> None:
     assert first.scalars["flux_g"].unit is None and any("the VOTable in its metadata is damaged" in h for h in first.history)
 
 
+def test_a_name_that_stands_for_gigabytes_is_none(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10))
+    header = f"{bomb}datatype:\n- {{name: *a9, unit: *a9}}\n- {{name: flux_g, unit: nJy}}\n"
+    first, _ = read_file(with_metadata(tmp_path / "t.parquet", {"table_meta_yaml": header}))
+    assert first.scalars["flux_g"].unit == u.nJy
+
+
 def test_things_of_other_tags_in_a_header_are_passed_over(tmp_path: Path) -> None:
     header = ("datatype:\n- {name: flux_g, unit: nJy, datatype: float64}\nmeta: !!omap\n"
               "- a: !astropy.units.Unit {unit: m}\n- b: !!python/object/apply:os.system ['echo harm']\n- c: !mine [1]\n")

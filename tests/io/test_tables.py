@@ -214,6 +214,11 @@ def test_comments_that_are_no_units_are_left_alone(tmp_path: Path) -> None:
     for head in ("# my own table indeed\nid ra dec flux_g\n", "# my own table indeed\n# id ra dec flux_g\n"):
         found = objects(tmp_path, head + "1 10.0 1.0 5.0\n2 11.0 2.0 6.0\n", "t.txt")
         assert found[1].scalars["flux_g"].value == 6.0 and found[1].scalars["flux_g"].unit is None
+    found = objects(tmp_path, "# Photometry of Pleiades\n# J H K\n10.5 10.0 9.5\n11.5 11.0 10.5\n", "t.txt")
+    assert {name: s.value for name, s in found[1].scalars.items()} == {"j": 11.5, "h": 11.0, "k": 10.5}
+    rows = "".join(f"{55000 + i} 18.{i} 0.1\n" for i in range(8))
+    (found,) = objects(tmp_path, f"# Cepheid light curve\n# t m e\n{rows}", "c.dat")
+    assert len(found.lightcurves[0].time) == 8
 
 
 def test_votable_masks_bytes_and_coordinates(tmp_path: Path) -> None:
