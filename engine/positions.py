@@ -72,7 +72,7 @@ def _coordinate(ra: str, dec: str, text: str) -> SkyCoord:
 
 def spell(position: SkyCoord) -> str:
     """ "10h00m28s +02°12'21" (ICRS)", to the precision in which positions are copied."""
-    ra = position.ra.to_string(u.hour, sep="hms", precision=2, pad=True)
+    ra = position.ra.to_string(u.hour, sep="hms", precision=2, pad=True).replace("24h", "00h")  # rounded up from just below
     degrees, minutes, seconds = position.dec.to_string(u.deg, sep=":", precision=1, pad=True, alwayssign=True).split(":")
     return f"{ra} {degrees}°{minutes}'{seconds}\" (ICRS)"
 

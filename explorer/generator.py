@@ -156,7 +156,7 @@ class Shows:
 
     def judge_spectra(self, samples: Any) -> dict[str, Any]:
         """Most of the samples' verdict, by the input's spectrum, or by its fluxes; empty if there is none."""
-        like = self.thing.spectrum(self.source.key) or self.thing
+        like = next((s for s in self.thing.spectra if s.survey == self.source.key and s.calibrated), self.thing)
         found = [one for one in (reobserved(sample, like) for sample in samples) if one is not None]
         if not found:
             return {}

@@ -183,13 +183,14 @@ def usual(survey: Survey) -> Look:
 
 
 def look_of(image: Image) -> Look | None:
-    """The look that `picture` gives an image, for another one of the same survey; None where it has no colours."""
+    """The look that `picture` gives an image, for another one of the same survey; None where it has no colours, or pixels of an
+    unknown unit, whose stretch is theirs alone."""
     pixels, bad, _ = binned(image)
     if len(pixels) < 2 or stretched_already(image, pixels):
         return None
     survey = SURVEYS.get(image.survey or "")
     three, hatch, _, known = planes(image, pixels, bad, survey)
-    return fitting(three, hatch, survey if known else None)[0]
+    return fitting(three, hatch, survey)[0] if known else None
 
 
 def colours(three: Array, stretch: float, q: float) -> Array:

@@ -104,7 +104,7 @@ def position_of(thing: SkyObject) -> dict[str, Any] | None:
     if thing.position is None:
         return None
     ra, dec = float(thing.position.ra.deg), float(thing.position.dec.deg)
-    return {"ra": round(ra, 7), "dec": round(dec, 7), "text": spell(thing.position), "name": j_name(ra, dec)}
+    return {"ra": round(ra, 7) % 360, "dec": round(dec, 7), "text": spell(thing.position), "name": j_name(ra, dec)}
 
 
 def j_name(ra: float, dec: float) -> str:
@@ -116,6 +116,7 @@ def j_name(ra: float, dec: float) -> str:
         minutes, rest = divmod(units, 60 * whole)
         return f"{minutes // 60:02}{minutes % 60:02}{rest // whole:02}.{rest % whole:0{decimals}}"
 
+    ra = round(ra, 9) % 360  # a hair below 360 is 0: no hour is 24
     return f"J{cut(ra / 15, 2)}{'-' if dec < 0 else '+'}{cut(abs(dec), 1)}"
 
 

@@ -237,6 +237,9 @@ def test_both_surveys_pictures_share_one_look(galaxy: SkyObject) -> None:
     stamp = decoded(generated.stamp(image, generated.look_for("hsc", image)))[2::4, 2::4]
     plain = decoded(pictures.picture(image).png)
     assert np.array_equal(stamp[20:90, 5:90], plain[20:90, 5:90])
+    counts = replace(image, pixels=image.pixels * 100, unit=None, calibrated=False)
+    fixed = generated.look_for("hsc", counts)
+    assert fixed is not None and (fixed.stretch, fixed.note) == (pictures.SURVEYS["hsc"].stretch, ""), "not one for counts"
     fixed = generated.look_for("legacy", None)
     assert fixed is not None and (fixed.stretch, fixed.note) == (pictures.SURVEYS["legacy"].stretch, "")
 

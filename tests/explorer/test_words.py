@@ -24,6 +24,11 @@ def test_the_digits_of_a_name_are_cut_not_rounded(position: str, name: str) -> N
     assert again is not None and again.separation(SkyCoord(position)).arcsec < 0.2
 
 
+def test_no_hour_is_the_24th() -> None:
+    found = position_of(SkyObject("a", SkyCoord(-1e-12, 2, unit="deg")))
+    assert found == {"ra": 0.0, "dec": 2.0, "text": "00h00m00.00s +02°00'00.0\" (ICRS)", "name": "J000000.00+020000.0"}
+
+
 def test_a_name_that_is_read_is_written_the_same() -> None:
     for i in range(7, 8_640_000, 40_003):  # hundredths of a second, tenths of an arcsecond
         name = f"J{i // 360_000:02}{i // 6000 % 60:02}{i % 6000 / 100:05.2f}"
