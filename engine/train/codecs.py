@@ -63,7 +63,8 @@ def run(kind: Kind, out: str | Path, recipe: str | CodecRecipe = "demo", render:
     if previous is not None and previous["digest"] != recipe.digest():
         raise ValueError(f"{out} holds a run of another recipe ({previous['recipe']['kind']}, {previous['recipe']['name']}, "
                          f"{previous['digest']}); train into a new folder, or remove this one")
-    if previous is not None and (out / "figures.json").is_file():  # tokens know a codec by its files: they stay as they are
+    if previous is not None and (out / "figures.json").is_file() and is_made(recipe.kind, out):
+        # Tokens know a codec by its files: they stay as they are.
         yield _done(out)
         return
     torch.set_num_threads(recipe.threads)
@@ -82,9 +83,22 @@ def run(kind: Kind, out: str | Path, recipe: str | CodecRecipe = "demo", render:
 
 
 def _previous(out: Path) -> dict[str, Any] | None:
-    """What the run in a folder says of itself; None if there is none. Scalars are fitted at once, without checkpoints."""
-    tables = out / "model" / "catalog" / "config.json"
-    return read_json(tables)["trained"] if tables.is_file() else checkpoints.last_step(out / "checkpoint")
+    """What the run in a folder says of itself; None if there is none. Scalars are fitted at once, without checkpoints; anew if
+    they do not say of which recipe they are, as once they did not."""
+    if not is_made("scalars", out):
+        return checkpoints.last_step(out / "checkpoint")
+    trained = read_json(_last_file("scalars", out)).get("trained", {})
+    return trained if "digest" in trained else None
+
+
+def is_made(kind: Kind, out: Path) -> bool:
+    """Whether the codec of the run in a folder is there, and whole."""
+    return _last_file(kind, out).is_file()
+
+
+def _last_file(kind: Kind, out: Path) -> Path:
+    """What is written last of a codec; of scalars, which have a folder each, the catalogue is the last."""
+    return out / "model" / ("catalog" if kind == "scalars" else "") / "config.json"
 
 
 def _done(out: Path) -> Step:

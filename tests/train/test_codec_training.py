@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -74,6 +75,28 @@ def test_a_finished_run_is_left_as_it_is(kind: Kind, finished: dict[str, Path], 
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} == before
     with pytest.raises(ValueError, match="holds a run of another recipe"):
         next(codecs.run(kind, finished[kind], replace(TINY[kind], seed=77), render))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "scalars"])
+def test_a_finished_run_without_its_model_makes_it_again(kind: Kind, finished: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / kind
+    shutil.copytree(finished[kind], out)
+    shutil.rmtree(out / "model")
+    *_, last = codecs.run(kind, out, "tiny", render)
+    assert last.preview == str(out / "model")
+    before, after = (sorted(folder.rglob("*.safetensors")) for folder in (finished[kind] / "model", out / "model"))
+    assert before and [path.read_bytes() for path in after] == [path.read_bytes() for path in before]
+
+
+def test_scalars_that_do_not_say_of_which_recipe_they_are_are_fitted_anew(finished: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "scalars"
+    shutil.copytree(finished["scalars"], out)
+    path = out / "model" / "catalog" / "config.json"
+    config = json.loads(path.read_text())
+    del config["trained"]["digest"]
+    path.write_text(json.dumps(config))
+    assert list(codecs.run("scalars", out, "tiny", render))[-1].fraction == 1.0
+    assert json.loads(path.read_text())["trained"]["digest"] == TINY["scalars"].digest()
 
 
 @pytest.mark.parametrize("kind", KINDS)
