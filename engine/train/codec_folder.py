@@ -28,6 +28,14 @@ def gather(runs: Mapping[str, Path], out: Path) -> list[str]:
         if not found or not all((folder / "config.json").is_file() for folder in found.values()):
             raise ValueError(f"{run} has no finished codec; `omnisky train codec {kind}` trains one")
         for name, folder in found.items():
-            shutil.rmtree(out / "codecs" / name, ignore_errors=True)
-            shutil.copytree(folder, out / "codecs" / name)
-    return sorted(p.parent.name for p in (out / "codecs").glob("*/config.json"))
+            copy_whole(folder, out / "codecs" / name)
+    return sorted(p.parent.name for p in (out / "codecs").glob("*/config.json") if p.parent.suffix != ".part")
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a folder, in the place of what is there; who is killed leaves no part of it under its name."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(source, part)
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)

@@ -10,7 +10,6 @@ on another machine with an empty WORK: codecs, or their checkpoints, and the tra
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from engine.modalities import FLUXES
 from engine.steps import Step
 from engine.train import codecs, head, omni, parallel, simulated_tokens
 from engine.train.codec_data import CodecSource, build_cache
-from engine.train.codec_folder import FOLDERS, gather
+from engine.train.codec_folder import FOLDERS, copy_whole, gather
 from engine.train.codec_recipes import RECIPES, CodecRecipe, Kind
 from engine.train.kept import keep, unpack
 from engine.train.omni_recipes import OmniRecipe, chosen
@@ -93,7 +92,7 @@ def run(plan: Plan, work: Path, minutes: float, given: Path | None = None, begin
     folder = work / "codecs"
     if not (folder / "done").is_file():
         if given is not None and not (folder / "codecs").is_dir():
-            shutil.copytree(given / "codecs", folder / "codecs")
+            copy_whole(given / "codecs", folder / "codecs")
         yield Step(0.0, "codecs")
         if not _codecs(plan, folder, until, given):
             return
@@ -122,7 +121,7 @@ def _codecs(plan: Plan, out: Path, until: float, given: Path | None) -> bool:
     kinds = [kind for kind in TRAINED if not (out / "codecs" / FOLDERS[kind]).is_dir()]
     kinds += TABLES if given is None else ()
     _side_by_side([(codec, (plan.codecs[kind], out / kind, until)) for kind in kinds])
-    finished = all((out / kind / "model").is_dir() for kind in kinds)
+    finished = all(codecs.is_made(kind, out / kind) for kind in kinds)
     if finished:
         gather({kind: out / kind for kind in kinds}, out)
     return finished
@@ -168,7 +167,7 @@ def codec(recipe: CodecRecipe, out: Path, until: float) -> None:
         else:
             yield from codecs.train(codecs.build(recipe).to(device), recipe, out, source)
 
-    for step in () if (out / "model").is_dir() else work():
+    for step in () if codecs.is_made(recipe.kind, out) else work():
         if step.preview is not None:
             print(f"{recipe.kind}: {step.note}", flush=True)
         if time.monotonic() > until:

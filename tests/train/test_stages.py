@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from engine import align, checkpoints
 from engine.checkpoints.align import contexts
 from engine.records import Records
 from engine.train import head, omni, stages
+from engine.train.codec_folder import gather
 from engine.train.kept import keep, unpack
 from engine.train.stages import PLANS, run
 
@@ -107,6 +110,49 @@ def test_codecs_that_are_given_are_taken(tmp_path: Path, monkeypatch: pytest.Mon
     assert [step.note for step in run(PLAN, tmp_path / "work", 0.0, given)] == ["codecs"]
     assert asked == ["image", "spectrum"]
     assert (tmp_path / "work" / "codecs" / "codecs" / "Z" / "mark").read_text() == "scalars"
+
+
+def test_codecs_that_were_stopped_while_they_were_written_are_not_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                            ) -> None:
+    """Of scalars a few folders, of a network its weights alone; what is missing is written by who goes on."""
+    def here(jobs: list[Any]) -> None:
+        for target, arguments in jobs:
+            target(*arguments)
+
+    for folder in ("image", "spectrum"):
+        (tmp_path / "codecs" / folder).mkdir(parents=True)
+    monkeypatch.setattr(stages, "_side_by_side", here)
+    assert stages._codecs(PLAN, tmp_path, math.inf, None)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    for folder in (tmp_path / "scalars" / "model").iterdir():
+        if folder.name not in ("EBV", "Z"):
+            shutil.rmtree(folder)
+    (tmp_path / "segmap" / "model" / "config.json").unlink()
+    monkeypatch.setattr(stages, "_side_by_side", lambda jobs: None)
+    assert not stages._codecs(PLAN, tmp_path, math.inf, None)
+    monkeypatch.setattr(stages, "_side_by_side", here)
+    assert stages._codecs(PLAN, tmp_path, math.inf, None)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before
+
+
+def test_a_codec_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a codec under its name would pass for one that is there."""
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_text(name)
+
+    def stopped(source: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        shutil.copy(source / "config.json", target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "copytree", stopped)
+        gather({"image": tmp_path / "run"}, tmp_path)
+    assert not (tmp_path / "codecs" / "image").exists()
+    assert gather({"image": tmp_path / "run"}, tmp_path) == ["image"]
+    assert sorted(path.name for path in tmp_path.glob("codecs/*/*")) == ["config.json", "model.safetensors"]
 
 
 def test_a_stage_that_fails_says_so(tmp_path: Path) -> None:
