@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -61,15 +62,25 @@ def _light(checkpoint: Path, folder: Path) -> Path | None:
 
 
 def unpack(kept: Path, work: Path) -> None:
-    """Bring what was kept into an empty folder. Raises FileNotFoundError if there is nothing."""
+    """Bring what was kept into an empty folder, whole or not at all: what is there counts as done.
+
+    Raises FileNotFoundError if there is nothing, FileExistsError if the folder has something in it.
+    """
     parts = sorted(kept.glob("kept.tar.*"), key=lambda path: int(path.suffix[1:]))
     if not parts:
         raise FileNotFoundError(f"{kept} has no kept.tar.0, kept.tar.1, ...; give a folder that an earlier stage wrote")
+    if work.exists() and any(work.iterdir()):
+        raise FileExistsError(f"{work} has something in it already; go on with it as it is, or give a new folder")
+    part = work.with_name(work.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
     with tarfile.open(fileobj=io.BytesIO(b"".join(path.read_bytes() for path in parts))) as tar:
-        tar.extractall(work, filter="data")
-    model, light = work / "omni" / "model", work / "omni" / "light"
+        tar.extractall(part, filter="data")
+    model, light = part / "omni" / "model", part / "omni" / "light"
     if model.is_dir():
-        copied(work / "codecs", checkpoints.read_config(model), model)
+        copied(part / "codecs", checkpoints.read_config(model), model)
     if light.is_dir():
         weights = {name: value.float() for name, value in load_file(light / "averages.safetensors").items()}
-        checkpoints.restart(work / "omni" / "checkpoint", weights, read_json(light / "state.json"))
+        checkpoints.restart(part / "omni" / "checkpoint", weights, read_json(light / "state.json"))
+    if work.exists():
+        work.rmdir()  # an empty one, which not every system replaces
+    part.rename(work)

@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 
 from engine import align, checkpoints
 from engine.checkpoints.align import contexts
+from engine.models.omni import Omni
+from engine.models.omni_config import OmniConfig
 from engine.records import Records
 from engine.train import head, omni, stages
+from engine.train import kept as kept_files
 from engine.train.codec_folder import gather
 from engine.train.kept import keep, unpack
 from engine.train.stages import PLANS, run
@@ -155,6 +158,32 @@ def test_a_codec_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert sorted(path.name for path in tmp_path.glob("codecs/*/*")) == ["config.json", "model.safetensors"]
 
 
+def test_what_was_kept_is_unpacked_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that goes on takes what it finds for done, and a model has no codecs before the last of it."""
+    here, kept, there = (tmp_path / name for name in ("here", "kept", "there"))
+    config = OmniConfig(("tok_z",), ("tok_z",), norm_bias=False, act_layer="SiLU", dim=16, encoder_depth=1, decoder_depth=1,
+                        num_heads=2)
+    checkpoints.save_aion(here / "omni" / "model", Omni(config))
+    (here / "omni" / "model" / "training.json").write_text("{}")
+    codec = here / "codecs" / "codecs" / "Z" / "config.json"
+    codec.parent.mkdir(parents=True)
+    codec.write_text("{}")
+    (here / "codecs" / "done").touch()
+    keep(here, kept)
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(kept_files, "copied", stopped)
+        unpack(kept, there)
+    assert not there.exists()
+    unpack(kept, there)
+    assert (there / "omni" / "model" / "codecs" / "Z" / "config.json").is_file() and not there.with_name("there.part").exists()
+    with pytest.raises(FileExistsError, match=r"there has something in it already; go on with it"):
+        unpack(kept, there)
+
+
 def test_a_stage_that_fails_says_so(tmp_path: Path) -> None:
     broken = replace(PLAN, codecs=PLAN.codecs | {"image": replace(PLAN.codecs["image"], model=None)})
     (tmp_path / "given" / "codecs").mkdir(parents=True)
@@ -176,7 +205,6 @@ def test_the_shipped_plan_fits_what_may_be_kept() -> None:
     """Codecs and half-precision weights are below 50 MB."""
     from engine.checkpoints.tokenizers import config_of
     from engine.model_files import SHIPPED
-    from engine.models.omni import Omni
 
     folder = SHIPPED.with_name("omnisky-demo")
     known = config_of(folder)
