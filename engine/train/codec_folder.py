@@ -11,10 +11,20 @@ from engine.models.omni_config import OmniConfig
 FOLDERS = {"image": "image", "spectrum": "spectrum", "segmap": "segmentation_map"}  # scalars have one each
 
 
-def copied(codecs: Path, config: OmniConfig, model: Path) -> None:
-    """Copy the codecs of a model's modalities, out of a folder that has them, to the model."""
+def copied(config: OmniConfig, model: Path, *folders: Path) -> None:
+    """Copy the codecs of a model's modalities that it does not have yet, each out of the first of the folders that has it."""
     for name in {config.modality(key).folder for key in config.domains}:
-        shutil.copytree(codecs / "codecs" / name, model / "codecs" / name)
+        if not (model / "codecs" / name).is_dir():
+            shutil.copytree(holder(name, *folders) / "codecs" / name, model / "codecs" / name)
+
+
+def holder(name: str, *folders: Path) -> Path:
+    """The first of the folders that has a codec. Raises FileNotFoundError if none has."""
+    for folder in folders:
+        if (folder / "codecs" / name / "config.json").is_file():
+            return folder
+    raise FileNotFoundError(f"there is no codec {name} in {' or '.join(str(folder / 'codecs') for folder in folders)}; copy "
+                            "the one that made the model's tokens there")
 
 
 def gather(runs: Mapping[str, Path], out: Path) -> list[str]:

@@ -33,9 +33,10 @@ def keep(work: Path, kept: Path) -> None:
             tar.add(path, path.relative_to(work).as_posix())
         for path in sorted(folder.glob("*/curve.jsonl")) + sorted((work / "omni").glob("curve.jsonl")):
             tar.add(path, path.relative_to(work).as_posix())
-        if (work / "omni" / "model").is_dir():
-            for name in ("config.json", "model.safetensors", "training.json", *_head(work / "omni" / "model")):
-                tar.add(work / "omni" / "model" / name, f"omni/model/{name}")
+        model = work / "omni" / "model"
+        if model.is_dir():
+            for name in ("config.json", "model.safetensors", "training.json", *_head(model), *_own(model, folder)):
+                tar.add(model / name, f"omni/model/{name}")
         elif (light := _light(work / "omni" / "checkpoint", work / "omni" / "light")) is not None:
             tar.add(light, "omni/light")
     whole = content.getvalue()
@@ -47,6 +48,12 @@ def keep(work: Path, kept: Path) -> None:
 
 def _head(model: Path) -> list[str]:
     return [path.relative_to(model).as_posix() for path in sorted((model / "align").glob("*.*"))]
+
+
+def _own(model: Path, codecs: Path) -> list[str]:
+    """Codecs that only the model has: of one that it began with."""
+    return [f"codecs/{path.name}" for path in sorted((model / "codecs").glob("*"))
+            if not (codecs / "codecs" / path.name).is_dir()]
 
 
 def _light(checkpoint: Path, folder: Path) -> Path | None:
@@ -77,7 +84,7 @@ def unpack(kept: Path, work: Path) -> None:
         tar.extractall(part, filter="data")
     model, light = part / "omni" / "model", part / "omni" / "light"
     if model.is_dir():
-        copied(part / "codecs", checkpoints.read_config(model), model)
+        copied(checkpoints.read_config(model), model, part / "codecs")
     if light.is_dir():
         weights = {name: value.float() for name, value in load_file(light / "averages.safetensors").items()}
         checkpoints.restart(part / "omni" / "checkpoint", weights, read_json(light / "state.json"))

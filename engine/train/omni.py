@@ -30,7 +30,7 @@ from engine.models.processor import mixed_precision
 from engine.pairs import How
 from engine.steps import Step
 from engine.train import parallel
-from engine.train.codec_folder import copied
+from engine.train.codec_folder import copied, holder
 from engine.train.data import write_json
 from engine.train.loop import keep_until
 from engine.train.masking import Layout
@@ -53,10 +53,11 @@ def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Pat
     curve. A killed and resumed run gives the weights of an uninterrupted one, bit for bit, on the same machine with the same
     threads. pair: rows of the same object, in whichever sky, are read as one: those within so many arcsec (`engine.pairs`), or
     "id". Turned copies of objects take part if they are stored (`omnisky tokenize --copies`). start: a model's folder, whose
-    weights the run begins with; then the sizes are that model's.
+    weights the run begins with; then the sizes are that model's, and so are codecs that `codecs` does not have.
 
     Raises KeyError for an unknown recipe; ValueError for tokens of other codecs, a run of another recipe or of other tokens in
-    `out`, a run that does not fit the memory, and a loss that is no number (the last checkpoint is kept).
+    `out`, a run that does not fit the memory, and a loss that is no number (the last checkpoint is kept); FileNotFoundError if
+    neither folder has a codec that the result needs.
     """
     recipe, out = chosen(recipe), Path(out)
     device = parallel.start()
@@ -157,8 +158,11 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
 
 
 def _begun(start: Path, codecs: Path) -> OmniConfig:
-    """Of the model to begin with. Raises ValueError if the codecs make other tokens than it reads."""
+    """Of the model to begin with. Raises ValueError if the codecs make other tokens than it reads, FileNotFoundError if one
+    that the result must have is neither among them nor the model's own."""
     config, made = checkpoints.read_config(start), config_of(codecs)
+    for key in config.domains:
+        holder(config.modality(key).folder, codecs, start)
     for key in sorted({*config.domains} & {*made.domains}):
         read, new = config.modality(key), made.modality(key)
         if (read.tokens, read.vocabulary) != (new.tokens, new.vocabulary):
@@ -372,7 +376,8 @@ def _save_result(this: Training, hours: float) -> None:
     part, result = this.out / "model.part", this.out / "model"
     shutil.rmtree(part, ignore_errors=True)
     checkpoints.save_aion(part, model.to(getattr(torch, this.recipe.stored)))
-    copied(this.codecs, this.config, part)
+    # What the model reads beyond the tokens, it learned by its own codecs.
+    copied(this.config, part, this.codecs, *(() if this.start is None else (this.start,)))
     write_json(part / "training.json", {
         "recipe": this.recipe.to_dict(), **this.marks, "hours": round(hours, 4), "objects": len(this.data.train),
         "paired": this.data.paired,

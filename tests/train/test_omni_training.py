@@ -350,6 +350,29 @@ def test_a_run_begins_with_a_model_that_reads_less(place: Path, tmp_path: Path) 
     assert not (tmp_path / "other").exists()
 
 
+def test_a_run_begins_with_a_model_that_reads_more(place: Path, tmp_path: Path) -> None:
+    """What its weights know beyond the tokens they go on knowing, by the codecs of that model; a run whose result would lack
+    one is refused before it begins."""
+    start, codecs = tmp_path / "start", tmp_path / "codecs-of-fewer"
+    fewer = [key for key in KEYS if key not in ("catalog", "tok_z")]
+    shutil.copytree(place / "codecs-of", start)
+    for key in fewer:
+        folder = Path("codecs") / CONFIG.modality(key).folder
+        shutil.copytree(start / folder, codecs / folder)
+        shutil.copytree(place / "toy.sky" / "tokens" / key, tmp_path / "a.sky" / "tokens" / key)
+    save_aion(codecs, Omni(replace(CONFIG, domains_in=tuple(fewer), domains_out=tuple(fewer),
+                                   sizes={key: SIZES[key] for key in fewer})))
+    given = replace(RECIPE, steps=2), [tmp_path / "a.sky"], codecs
+    *_, last = omni.run(*given, tmp_path / "out", start=start)
+    bundle = checkpoints.load(last.preview)
+    assert isinstance(bundle, checkpoints.OmniBundle) and set(bundle.codecs) == set(KEYS)
+    assert bundle.codecs.checksum("catalog") == codec_checksum(start / "codecs" / "catalog")
+    shutil.rmtree(start / "codecs" / "catalog")
+    with pytest.raises(FileNotFoundError, match=r"no codec catalog in .*codecs-of-fewer/codecs or .*start/codecs; copy"):
+        next(omni.run(*given, tmp_path / "other", start=start))
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_finished_run_is_left_as_it_is(finished: Path, place: Path, tmp_path: Path) -> None:
     """What was fitted on the model since, such as a head, stays when the command is given again."""
     out = tmp_path / "again"

@@ -161,13 +161,13 @@ def test_a_codec_is_copied_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 def test_what_was_kept_is_unpacked_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan that goes on takes what it finds for done, and a model has no codecs before the last of it."""
     here, kept, there = (tmp_path / name for name in ("here", "kept", "there"))
-    config = OmniConfig(("tok_z",), ("tok_z",), norm_bias=False, act_layer="SiLU", dim=16, encoder_depth=1, decoder_depth=1,
-                        num_heads=2)
+    keys = ("tok_z", "catalog")
+    config = OmniConfig(keys, keys, norm_bias=False, act_layer="SiLU", dim=16, encoder_depth=1, decoder_depth=1, num_heads=2)
     checkpoints.save_aion(here / "omni" / "model", Omni(config))
     (here / "omni" / "model" / "training.json").write_text("{}")
-    codec = here / "codecs" / "codecs" / "Z" / "config.json"
-    codec.parent.mkdir(parents=True)
-    codec.write_text("{}")
+    for codec in (here / "codecs" / "codecs" / "Z", here / "omni" / "model" / "codecs" / "catalog"):  # its own one
+        codec.mkdir(parents=True)
+        (codec / "config.json").write_text("{}")
     (here / "codecs" / "done").touch()
     keep(here, kept)
 
@@ -179,7 +179,8 @@ def test_what_was_kept_is_unpacked_whole_or_not_at_all(tmp_path: Path, monkeypat
         unpack(kept, there)
     assert not there.exists()
     unpack(kept, there)
-    assert (there / "omni" / "model" / "codecs" / "Z" / "config.json").is_file() and not there.with_name("there.part").exists()
+    assert {path.parent.name for path in there.glob("omni/model/codecs/*/config.json")} == {"Z", "catalog"}
+    assert not there.with_name("there.part").exists()
     with pytest.raises(FileExistsError, match=r"there has something in it already; go on with it"):
         unpack(kept, there)
 
