@@ -35,7 +35,7 @@ from engine.train.data import write_json
 from engine.train.loop import keep_until
 from engine.train.masking import Layout
 from engine.train.omni_batches import Batch, Batches
-from engine.train.omni_recipes import OmniRecipe, available, check_memory, chosen, give_back
+from engine.train.omni_recipes import OmniRecipe, available, check_memory, chosen, give_back, held
 from engine.train.omni_step import MaskedOmni, weights
 from engine.train.optim import adamw_omni, average, rate_at
 from engine.train.placed_heads import pairs_of, place_heads
@@ -124,7 +124,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     if start is not None:
         marks["start"] = weights_checksum(start)[:16]
     previous = _previous(out, marks)
-    check_memory(recipe, config, available(device), processes, device.type)
+    check_memory(recipe, config, available(device), processes, device.type, held())
     if device.type == "cpu":
         torch.set_num_threads(recipe.threads)
         if recipe.recompute:  # for whom memory counts more than time

@@ -190,6 +190,18 @@ def available(device: torch.device) -> int:
     return free
 
 
+def held() -> int:
+    """Bytes of `PROGRAM` that this process has already, where the system tells: what is free is free beside them.
+
+    At most half of it. Whoever has more did other things before, and what steps take is still to come.
+    """
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0
+    resident = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
+    return min(int(resident.split()[1]) * 1024, PROGRAM // 2)
+
+
 def give_back() -> None:
     """Let Linux have a CPU's tensors above 1 MiB back as soon as they are let go; clearing fresh ones takes some time.
 
@@ -200,13 +212,20 @@ def give_back() -> None:
         library.mallopt(MMAP_THRESHOLD, 2**20)
 
 
-def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: int = 1, device: str = "cpu") -> None:
-    """Raises ValueError, with the estimate and what would help, for a run that needs more than is free in each process."""
+def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: int = 1, device: str = "cpu",
+                 held: int = 0) -> None:
+    """Raises ValueError, with the estimate and what would help, for a run that needs more than is free in each process.
+
+    held: bytes that the program has beside the free ones.
+    """
     need = estimate(recipe, config, processes, device)
-    if need.total <= free:
+    held = min(held, need.program)
+    if need.total - held <= free:
         return
-    start = (f"the recipe {recipe.name} needs about {need.total / 2**30:.1f} GiB ({need.lasting / 2**30:.1f} for weights, "
-             f"gradients, moments and averages), but {free / 2**30:.1f} GiB are free")
+    program = f", {(need.program - held) / 2**30:.1f} for the program itself" if need.program else ""
+    start = (f"the recipe {recipe.name} needs about {(need.total - held) / 2**30:.1f} GiB ({need.lasting / 2**30:.1f} for "
+             f"weights, gradients, moments and averages{program}), but {free / 2**30:.1f} GiB are free")
+    free += held  # so much may the whole of a recipe take
     for pieces in (p for p in range(recipe.pieces + 1, recipe.batch + 1) if recipe.batch % (p * processes) == 0):
         if estimate(replace(recipe, pieces=pieces), config, processes, device).total <= free:
             raise ValueError(f"{start}; cut each batch into {pieces} pieces (the result is the same)")

@@ -32,7 +32,7 @@ from engine.records import Records
 from engine.steps import Step
 from engine.train import omni
 from engine.train.masking import Budgets, Chosen, Layout, _places, choose
-from engine.train.omni_recipes import RECIPES, OmniRecipe, check_memory, chosen, estimate
+from engine.train.omni_recipes import PROGRAM, RECIPES, OmniRecipe, check_memory, chosen, estimate, held
 from engine.train.omni_step import FEW, MaskedOmni, _Rows, compact, weights
 from engine.train.optim import adamw_omni, average, rate_at
 from engine.train.recorded import Recorded, lengths
@@ -702,6 +702,27 @@ def test_memory_is_estimated_before_a_run() -> None:
     with pytest.raises(ValueError, match=r"needs about .* GiB .*share it among .* processes .*a smaller recipe .*tiny, small"):
         check_memory(big, big.config(KEYS, SIZES), 40 * 2**30)
     check_memory(big, big.config(KEYS, SIZES), 10**15)
+
+
+def test_what_the_program_has_already_is_not_asked_for_again() -> None:
+    """Where steps need next to nothing, the program is most of it; what a process has from other work counts for no step."""
+    recipe, mib = RECIPES["tiny"], 2**20
+    config = recipe.config(KEYS, SIZES)
+    check_memory(recipe, config, 400 * mib, held=238 * mib)
+    with pytest.raises(ValueError, match=r"needs about 0\.4 GiB \(0\.0 for w.* 0\.4 for the program itself\), but 0\.3 GiB"):
+        check_memory(recipe, config, 300 * mib, held=238 * mib)
+    with pytest.raises(ValueError, match=r"cut each batch into 2 pieces"):  # that fit because of what it has
+        check_memory(replace(recipe, batch=4096), config, 560 * mib, held=238 * mib)
+    need = estimate(recipe, config, device="cuda").total
+    with pytest.raises(ValueError, match=r"moments and averages\), but"):  # a GPU has it elsewhere
+        check_memory(recipe, config, need - 1, device="cuda", held=238 * mib)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has is read from /proc")
+def test_a_small_recipe_runs_where_little_is_free(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(omni, "available", lambda device: 550 * 2**20)
+    assert 100 * 2**20 < held() <= PROGRAM // 2
+    assert next(trained(place, tmp_path)).fraction > 0
 
 
 PEAK = """
