@@ -122,8 +122,8 @@ def test_codecs_that_were_stopped_while_they_were_written_are_not_all_there(tmp_
         for target, arguments in jobs:
             target(*arguments)
 
-    for folder in ("image", "spectrum"):
-        (tmp_path / "codecs" / folder).mkdir(parents=True)
+    for name in ("image", "spectrum"):
+        (tmp_path / "codecs" / name).mkdir(parents=True)
     monkeypatch.setattr(stages, "_side_by_side", here)
     assert stages._codecs(PLAN, tmp_path, math.inf, None)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
