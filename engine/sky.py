@@ -14,10 +14,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from engine import positions
+from engine.model_files import model_of
 from engine.objects import SkyObject
 from engine.store import Store
 
 if TYPE_CHECKING:
+    from engine.checkpoints import Bundle, OmniBundle
     from engine.embeddings import Embeddings
     from engine.maps import Map
     from engine.patches import OnDemand
@@ -275,17 +277,21 @@ class Sky:
         side = round(len(found) ** 0.5)
         return found.reshape(side, side, -1) if MODALITIES[key].kind == "image" else found
 
-    def generate(self, which: str | int | SkyObject, target: str | Sequence[str], model: str | Path, **options: Any
-                 ) -> Iterator[Step]:
+    def generate(self, which: str | int | SkyObject, target: str | Sequence[str], model: str | Path | OmniBundle | None = None,
+                 **options: Any) -> Iterator[Step]:
         """What a model makes of an object that was not observed: see `engine.generation.generate`, which takes the options.
 
-        model: the folder of one of AION-1's kind; ValueError for another.
+        model: one of AION-1's kind or its folder, which is read at every call; None: the one that made the sky's vectors.
+        Raises ValueError for a model of another kind.
         """
         from engine import checkpoints
 
-        bundle = checkpoints.load(model)
+        if isinstance(model, checkpoints.OmniBundle):
+            bundle: Bundle | OmniBundle = model
+        else:
+            bundle = checkpoints.load(model_of(self.path) if model is None else model)
         if not isinstance(bundle, checkpoints.OmniBundle):
-            raise ValueError(f"{model} generates nothing; give the folder of a model of AION-1's kind")
+            raise ValueError(f"{bundle.folder} generates nothing; give the folder of a model of AION-1's kind")
         return bundle.generate(which if isinstance(which, SkyObject) else self[which], target, **options)
 
     def _model_patches(self, folder: Path) -> OnDemand:

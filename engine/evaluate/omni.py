@@ -257,5 +257,5 @@ def add_pixels(table: Table, found: Found) -> None:
 
 def add_posterior(table: Table, bundle: OmniBundle, test: sky.OmniSky, seen: dict[str, views.View]) -> None:
     table.add("redshift posterior, every object", posterior.rows(test, seen, views.edges(bundle)),
-              "At temperature 1, nothing cut off. KS: of the randomised PIT; off: coverage less its share, in standard "
-              "deviations of a binomial; log score: nats, more is better.")
+              "At temperature 1, nothing cut off. KS: of the randomised PIT, 95 % of right ones are below 1.36 / sqrt(n); off: "
+              "coverage less its share, in standard deviations of a binomial; log score: nats, more is better.")

@@ -198,7 +198,7 @@ def _number(name: str, part: Part) -> list[Any]:
     header["MEAN"], header["STD"], header["ENTROPY"] = d.mean, d.std, (d.entropy, "nats")
     for q in QUANTILES:
         header[f"Q{round(1000 * q):03d}"] = (d.quantile(q), f"quantile {q:g}")
-    header["POSTERIR"] = (d.posterior, "may be read as a posterior distribution")
+    header["POSTERIR"] = (d.posterior, "a posterior, for a sky like the model's")
     drawn = np.array([getattr(one, "value", np.nan) for one in part.samples], float)
     return [bins, _table(f"{name}_SAMPLES", {"sample": (np.arange(len(drawn)), None), "value": (drawn, d.unit)}, part)]
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from engine.checkpoints import OmniBundle
     from engine.objects import Image, SkyObject
 
+MOST_SAMPLES = 10_000
 PREVIEW_EVERY = 1 / 3  # seconds: decoding costs
 SURVEYS = {"legacy": "tok_image", "hsc": "tok_image_hsc"}
 
@@ -71,8 +72,8 @@ def asked(bundle: OmniBundle, target: str | Sequence[str], *, inputs: Sequence[s
     the inputs, one twice, and settings that cannot be.
     """
     chain = tuple(map(target_key, (target,) if isinstance(target, str) else target))
-    if not whole(samples) or samples < 1:
-        raise ValueError(f"samples is {samples!r}; it must be a whole number from 1")
+    if not whole(samples) or not 1 <= samples <= MOST_SAMPLES:
+        raise ValueError(f"samples is {samples!r}; it must be a whole number from 1 to {MOST_SAMPLES:,}: all are kept at once")
     if not whole(seed):
         raise ValueError(f"seed is {seed!r}; it must be a whole number")
     how = Settings(**settings)

@@ -123,7 +123,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     marks = {"digest": recipe.digest(config), "tokens": hashlib.sha256(json.dumps(tokens).encode()).hexdigest()[:16]}
     if start is not None:
         marks["start"] = weights_checksum(start)[:16]
-    previous = _previous(out, marks)
+    previous = _previous(out, marks, recipe)
     check_memory(recipe, config, available(device), processes, device.type, held())
     if device.type == "cpu":
         torch.set_num_threads(recipe.threads)
@@ -171,7 +171,7 @@ def _begun(start: Path, codecs: Path) -> OmniConfig:
     return config
 
 
-def _previous(out: Path, marks: dict[str, str]) -> dict[str, Any] | None:
+def _previous(out: Path, marks: dict[str, str], recipe: OmniRecipe) -> dict[str, Any] | None:
     """What a run that this one continues says of itself. Raises ValueError if the folder holds another."""
     previous = checkpoints.last_step(out / "checkpoint")
     if previous is None:
@@ -180,9 +180,11 @@ def _previous(out: Path, marks: dict[str, str]) -> dict[str, Any] | None:
                        ("tokens", "other tokens (a sky has grown, they were made anew, or are paired otherwise)"),
                        ("start", "other weights to begin with")):
         if previous.get(mark) != marks.get(mark):
-            name = previous.get("recipe", {}).get("name", "unknown")
-            raise ValueError(f"{out} holds a run of {what} (recipe {name}, {previous.get('step')} steps); train into a new "
-                             "folder, or remove this one")
+            then, now = previous.get("recipe", {}), json.loads(json.dumps(recipe.to_dict()))  # tuples are lists there
+            other = [f"{name} {then[name]}, not {value}" for name, value in now.items() if then.get(name, value) != value]
+            told = f": {'; '.join(other)}" if mark == "digest" and other else ""
+            raise ValueError(f"{out} holds a run of {what} (recipe {then.get('name', 'unknown')}, {previous.get('step')} steps"
+                             f"{told}); train into a new folder, or remove this one")
     return previous
 
 

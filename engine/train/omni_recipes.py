@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import gcd
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +119,14 @@ RECIPES: dict[str, OmniRecipe] = {r.name: r for r in (
 
 
 def chosen(recipe: str | OmniRecipe, **changes: Any) -> OmniRecipe:
-    """A recipe by its name, with some values changed. Raises KeyError for an unknown name."""
+    """A recipe by its name, with some values changed; a batch of another size is cut into as many of its pieces as it can be.
+    Raises KeyError for an unknown name."""
     if isinstance(recipe, str) and recipe not in RECIPES:
         raise KeyError(f"{recipe!r} is not a recipe we know; choose one of {', '.join(RECIPES)}")
-    return replace(RECIPES[recipe] if isinstance(recipe, str) else recipe, **changes)
+    own = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    if "batch" in changes:
+        changes = {"pieces": gcd(changes["batch"], own.pieces), **changes}
+    return replace(own, **changes)
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
@@ -236,8 +241,9 @@ def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: i
         replace(finest, pieces=recipe.batch // p), config, p, device).total <= free), None)
     how = (f"share it among {fitting} such processes with torchrun, in {recipe.batch // fitting} pieces and with blocks "
            "recomputed, or take") if fitting else "take"
-    smaller = [name for r in RECIPES.values() if r.dim < recipe.dim
-               and (name := _as_it_fits(r, r.config(config.domains, config.sizes), free, processes, device))]
+    others = [chosen(r, batch=min(r.batch, recipe.batch)) for r in RECIPES.values() if r.dim < recipe.dim]
+    smaller = [name for r in others
+               if (name := _as_it_fits(r, r.config(config.domains, config.sizes), free, processes, device))]
     raise ValueError(f"{start}; {how} a smaller recipe ({', '.join(smaller) or 'none is'})")
 
 

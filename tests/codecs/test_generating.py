@@ -217,6 +217,7 @@ def test_what_cannot_be_made(bundle: OmniBundle, galaxies: list[SkyObject]) -> N
             (ValueError, {"target": ["tok_z", "tok_z"]}, "give one at least, and each once"),
             (ValueError, {"target": "tok_z", "scheme": "best"}, "scheme is 'best'"),
             (ValueError, {"target": "tok_z", "samples": 0}, "samples is 0"),
+            (ValueError, {"target": "tok_z", "samples": 10**8}, "from 1 to 10,000: all are kept at once"),
             (ValueError, {"target": "tok_z", "seed": 0.5}, "seed is 0.5")):
         with pytest.raises(error, match=says):
             generation.generate(bundle, galaxies, **arguments)

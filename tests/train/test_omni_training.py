@@ -514,8 +514,10 @@ def test_a_loss_that_is_none_stops_the_run_and_keeps_the_checkpoint(place: Path,
 def test_runs_that_do_not_fit_are_refused(finished: Path, place: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="choose one of tiny, small, base, large, xlarge"):
         chosen("huge")
-    with pytest.raises(ValueError, match="a run of another recipe"):
+    with pytest.raises(ValueError, match=rf"a run of another recipe .* steps: rate {RECIPE.rate}, not 1\.0\); train into"):
         next(trained(place, finished, replace(RECIPE, rate=1.0)))
+    assert (chosen("xlarge", batch=8).pieces, chosen("xlarge", batch=96).pieces, chosen("xlarge", batch=8, pieces=2).pieces
+            ) == (8, 32, 2)
     with pytest.raises(ValueError, match=r"fewer than a batch of 512; take a smaller batch"):
         next(trained(place, tmp_path, replace(RECIPE, batch=512)))
     with pytest.raises(ValueError, match=r"has no tokens of .*omnisky tokenize"):
@@ -760,7 +762,8 @@ def test_each_remedy_that_is_told_fits() -> None:
     processes, pieces = (int(words[words.index(word) + 1]) for word in ("among", "in"))
     check_memory(chosen("large", batch=64, pieces=pieces), RECIPES["large"].config(KEYS, SIZES), free, processes)
     smaller = str(told.value).split("smaller recipe (")[1].rstrip(")").split(", ")
-    assert smaller == ["tiny", "small", "base in 8192 pieces"]
+    assert smaller == ["tiny", "small", "base"]
+    check_memory(chosen("base", batch=64), config, free)
 
 
 def _kept_for_the_gradient(config: OmniConfig, recipe: OmniRecipe, bfloat16: bool) -> int:
