@@ -25,7 +25,7 @@ class Desk {
   constructor(root, base, model, page) {
     Object.assign(this, { root, base, model, page, times: {} });
     this.state = { map: null, colour: null, query: "image", among: "spectrum", row: null, id: null, view: null };
-    this.spaces = ["image", "spectrum"]; this.lines = []; this.asked = 0; this.askedNear = 0; // how often, to know late answers
+    this.spaces = ["image", "spectrum"]; this.lines = []; this.asked = 0; this.askedNear = 0; this.askedLegend = 0; this.wished = 0; // how often, to know late answers
     const asked = page ? new URLSearchParams(location.search) : new URLSearchParams();
     let kept = null;
     try { kept = localStorage.getItem("omnisky-theme"); } catch { /* private windows keep nothing */ }
@@ -43,7 +43,12 @@ class Desk {
     const answer = await fetch(this.url(path, query), { method }).catch(() => { throw new Error("The server does not answer."); });
     if (answer.ok) { return answer.json(); }
     const { error } = await answer.json().catch(() => ({})); // what stands between us and the server may answer in HTML
-    throw Object.assign(new Error(error || `${answer.status} ${answer.statusText}`), { status: answer.status });
+    throw Object.assign(new Error(error || `${answer.status} ${answer.statusText}`), { status: answer.status, ours: Boolean(error) });
+  }
+
+  async wish(asked) { // as `tried`, for what leads to an object; undefined if something else was wanted meanwhile
+    const wished = ++this.wished, answer = await this.tried(asked);
+    return wished === this.wished ? answer : undefined;
   }
 
   async tried(asked) { // null if it failed, which is said
@@ -60,6 +65,7 @@ class Desk {
     this.header = h("header", { class: "top" }, h("h1", {}, h("span", { class: "logo" }), "Omnisky"), h("div", { class: "find" }, this.search, this.reading), h("span", { class: "gap" }), this.job, this.count,
       h("button", { title: "A random object, bright ones more often (s)", onclick: () => this.surprise() }, "surprise me"),
       h("button", { title: "dark or light (d)", "aria-label": "dark or light", class: "icon", onclick: () => this.toggleTheme() }, "◐"), h("button", { title: "keys (?)", "aria-label": "keys", class: "icon", onclick: () => this.help() }, "?"));
+    this.notice = h("div", { class: "notice", role: "status", hidden: "" });
     this.mapChoice = h("div", { class: "switch", role: "group", "aria-label": "map" });
     this.colourChoice = h("select", { "aria-label": "colour by", onchange: () => this.setColour(this.colourChoice.value) });
     this.legend = h("div", { class: "legend" });
@@ -72,9 +78,9 @@ class Desk {
     this.strip = new Strip(h("section", { class: "strip", "aria-label": "neighbours" }), this);
     this.card = new Card(h("aside", { class: "card", "aria-label": "the current object" }), this);
     this.live = h("div", { class: "live", "aria-live": "polite" }); this.toast = h("div", { class: "toast", hidden: "" });
-    this.root.append(this.header, this.centre, this.card.root, this.strip.root, this.live, this.toast);
+    this.root.append(this.header, this.notice, this.centre, this.card.root, this.strip.root, this.live, this.toast);
     this.map = new SkyMap(this.canvas, { tile: (l, z, x, y) => this.url(`tile/${l.map}/${l.version}/${encodeURIComponent(l.colour)}/${l.theme}/${z}/${x}/${y}.png`), tap: (x, y, r) => this.tap(x, y, r) },
-      { pick: row => this.go(row), tried: asked => this.tried(asked), hover: (hit, event) => this.hover(hit, event), moved: view => { this.state.view = view; this.writeLater(); } });
+      { pick: (x, y, r) => this.pick(x, y, r), hover: (hit, event) => this.hover(hit, event), moved: view => { this.state.view = view; this.writeLater(); } });
     this.root.addEventListener("pointerdown", () => { this.hint.hidden = true; }, { once: true });
     (this.page ? document : this.root).addEventListener("keydown", e => this.key(e)); // a notebook has keys of its own
     if (this.page) { window.addEventListener("popstate", () => this.readAddress()); }
@@ -126,28 +132,39 @@ class Desk {
     if (!this.root.isConnected) { return; } // a notebook's cell that is gone
     const busy = () => this.now.progress.running || !this.now.maps.length;
     try {
-      const answer = await fetch(this.url("state.json"));
-      if (answer.status === 404 && this.page) { location.reload(); return; } // the server was started again, under another path
-      if (!answer.ok) { throw Object.assign(new Error(`${answer.status} ${answer.statusText}`), { status: answer.status }); }
-      const now = await answer.json();
-      if (this.lost) { this.lost = false; this.say("connected again"); }
+      const now = await this.ask("state.json");
       if (now.version !== this.now.version) { await this.load(); } else { this.take(now); }
-    } catch (error) { if (!this.lost) { this.lost = true; this.say(error.status ? error.message : "Connection lost, trying again. The page stays readable."); } }
+      if (this.lost) { this.lost = false; this.say("connected again"); }
+    } catch (error) {
+      if (error.status === 404 && !error.ours && this.page) { location.reload(); return; } // the server was started again, under another path
+      this.failed(error);
+    }
     setTimeout(() => this.poll(), busy() ? 1000 : 5000);
+  }
+
+  failed(error) { // of a poll: what the server says stays on the page until it says something better
+    if (error.status) { this.waiting({ ...this.now, progress: { running: false, error: error.message } }); return; }
+    if (!this.lost) { this.lost = true; this.say("Connection lost, trying again. The page stays readable."); }
   }
 
   waiting({ progress, maps, objects }) {
     const percent = Math.round(100 * (progress.fraction || 0));
-    this.job.hidden = !((progress.running || progress.error) && maps.length);
-    this.job.textContent = progress.error || `${percent} % · ${progress.note || ""}`;
-    this.job.title = progress.error || "";
-    this.job.classList.toggle("bad", Boolean(progress.error));
+    this.job.hidden = !(progress.running && maps.length);
+    this.job.textContent = `${percent} % · ${progress.note || ""}`;
+    this.notify(maps.length ? progress.error : "");
     this.wait.hidden = maps.length > 0;
     if (maps.length) { return; }
     const words = progress.error ? progress.error : progress.note || (objects ? "This sky has no map yet." : "This sky is empty.");
     const help = progress.error || progress.running ? [] : [h("p", {}, "Run "), h("pre", {}, progress.remedy || "omnisky embed SKY && omnisky map SKY && omnisky index SKY")];
     this.wait.replaceChildren(h("div", { class: progress.error ? "box bad" : "box" }, h("h2", {}, progress.error ? "This did not work" : progress.running ? "The sky is being made" : "Nothing to show yet"), h("p", {}, words),
       ...(progress.running ? [h("progress", { max: 100, value: percent }), h("p", { class: "quiet" }, `${percent} % · the map appears here by itself`)] : []), ...help));
+  }
+
+  notify(error) { // a line of its own until the reason is gone, or a hand has closed it
+    if (error === this.noticed) { return; }
+    this.noticed = error;
+    this.notice.hidden = !error;
+    this.notice.replaceChildren(h("p", {}, error || ""), h("button", { class: "quiet", "aria-label": "close", onclick: () => { this.notice.hidden = true; } }, "✕"));
   }
 
   choices(now) {
@@ -179,8 +196,9 @@ class Desk {
   setColour(name) { this.state.colour = name; this.marked(); this.paintMap(); this.drawLegend(); this.write(); }
 
   async drawLegend() {
-    const { map, colour } = this.state, l = await this.tried(this.ask("legend.json", { map, colour, theme: this.theme }));
-    if (!l || map !== this.state.map || colour !== this.state.colour) { return; }
+    const asked = ++this.askedLegend, { map, colour } = this.state, l = await this.tried(this.ask("legend.json", { map, colour, theme: this.theme }));
+    if (asked !== this.askedLegend) { return; }
+    if (!l) { this.legend.replaceChildren(); return; } // none is better than that of other colours
     const unknown = l.unknown ? [h("span", { class: "unknown" }, `${l.unknown.toLocaleString("en")} without a value`)] : [];
     if (l.scale === "class") {
       const shown = l.classes.slice(0, 9), rest = l.classes.length - shown.length;
@@ -194,6 +212,11 @@ class Desk {
   }
 
   tap(x, y, r) { return this.ask("tap.json", { map: this.state.map, x, y, r }); }
+
+  async pick(x, y, r) {
+    const hit = await this.wish(this.tap(x, y, r));
+    if (hit && hit.row !== null) { this.go(hit.row); }
+  }
 
   hover(hit, event) {
     this.tip.hidden = !hit;
@@ -209,16 +232,18 @@ class Desk {
   async go(row, { push = true, stay = false } = {}) {
     const asked = ++this.asked, began = performance.now();
     this.times = { began };
+    this.wished++;
     this.state.row = row;
+    if (push) { this.awaited = null; }
     const askedNear = ++this.askedNear, near = this.fetchNear(row), card = await this.tried(this.ask(`object/${row}.json`));
     if (asked !== this.asked) { return; }
-    if (!card) { this.state.row = this.card.card?.row ?? null; this.askedNear++; return; } // what was shown stays
+    if (!card) { this.state.row = this.model.row = this.card.card?.row ?? null; this.neighbours(); return; } // what was shown stays
     this.state.id = card.id;
     this.card.show(card);
     this.painted("card");
     this.live.textContent = `Selected ${card.id}${card.z === null ? "" : `, redshift ${card.z.toFixed(3)}`}`;
     this.step = -1;
-    if (push) { this.awaited = null; this.write(true); }
+    if (push) { this.write(true); }
     this.model.row = row;
     this.showNear(await near, askedNear, stay);
   }
@@ -239,8 +264,8 @@ class Desk {
   }
 
   async neighbours() {
-    if (this.state.row === null) { return; }
     const askedNear = ++this.askedNear;
+    if (this.state.row === null) { return; }
     this.showNear(await this.fetchNear(this.state.row), askedNear);
   }
 
@@ -249,17 +274,18 @@ class Desk {
   painted(what) { this.times[what] = performance.now() - this.times.began; }
 
   async surprise() {
-    const found = await this.tried(this.ask("surprise.json", { seed: Math.floor(Math.random() * 2 ** 31) }));
+    const found = await this.wish(this.ask("surprise.json", { seed: Math.floor(Math.random() * 2 ** 31) }));
     if (found) { this.go(found.row); }
   }
 
   async find(text) {
     if (!text.trim()) { return; }
-    const found = await this.tried(this.ask("find.json", { q: text }));
+    const found = await this.wish(this.ask("find.json", { q: text }));
     if (!found) { return; }
+    clearTimeout(this.read);
     const nearest = found.row === null && found.nearest !== null && found.nearest !== undefined ? [h("button", { onclick: () => { this.reading.replaceChildren(); this.go(found.nearest); } }, "open the nearest")] : [];
     this.reading.replaceChildren(h("span", {}, found.reading), ...nearest);
-    if (found.row !== null) { this.search.blur(); this.go(found.row); setTimeout(() => this.reading.replaceChildren(), 4000); }
+    if (found.row !== null) { this.search.blur(); this.go(found.row); this.read = setTimeout(() => this.reading.replaceChildren(), 4000); }
   }
 
   // -- the address
@@ -298,7 +324,9 @@ class Desk {
     if (stay) { this.map.setRange(view); }
     if (first && unknown.length) { this.say(`The address has parts we do not know: ${unknown.join(", ")}`); }
     let row = this.page ? null : this.model.row ?? null;
-    const found = q.get("o") ? await this.tried(this.named(q.get("o"))) : null;
+    this.awaited = q.get("o"); // the address keeps it while it is asked for; if that fails, it is asked for again
+    const found = q.get("o") ? await this.wish(this.named(q.get("o"))) : null;
+    if (found === undefined) { return; }
     if (found) { ({ row } = found); this.awaited = null; if (row === null) { this.missing(q.get("o")); } }
     if (row === null && first) { row = this.first; }
     if (row !== null && row !== s.row) { await this.go(row, { push: false, stay }); if (first) { this.write(); } }
@@ -318,7 +346,7 @@ class Desk {
     const id = this.awaited, found = await this.tried(this.named(id));
     if (!found || this.awaited !== id) { return; } // another one was chosen meanwhile
     const { row } = found;
-    if (row !== null) { this.awaited = null; this.go(row, { push: false }); } else if (!now.progress.running) { this.missing(id); this.write(); }
+    if (row !== null) { this.awaited = null; if (row !== this.state.row) { this.go(row, { push: false }); } } else if (!now.progress.running) { this.missing(id); this.write(); }
   }
 
   // -- the rest

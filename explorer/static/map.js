@@ -3,7 +3,7 @@
 const LIMIT = 700, MAX_ZOOM = 14, AHEAD = 28, TAP_RADIUS = 12, FREE = [36, 64, 20, 20]; // pixels of the edges, clockwise from the top, that the hint and the buttons need
 
 export class SkyMap {
-  // ask: {tile(layer, z, x, y) -> url, tap(x, y, radius) -> {row, id, x, y}}; on: {pick(row), hover(hit, event), moved(view)}
+  // ask: {tile(layer, z, x, y) -> url, tap(x, y, radius) -> {row, id, x, y}}; on: {pick(x, y, radius), hover(hit, event), moved(view)}
   constructor(canvas, ask, on) {
     Object.assign(this, { canvas, ask, on, context: canvas.getContext("2d", { alpha: false }), tiles: new Map(), layers: [] });
     this.view = { x: 0, y: 0, scale: 1 };
@@ -262,10 +262,9 @@ export class SkyMap {
     this.unhover();
   }
 
-  async pick(px, py) {
+  pick(px, py) {
     this.unhover();
-    const hit = await this.on.tried(this.ask.tap(...this.toMap(px, py), TAP_RADIUS / this.view.scale));
-    if (hit && hit.row !== null) { this.on.pick(hit.row); }
+    this.on.pick(...this.toMap(px, py), TAP_RADIUS / this.view.scale);
   }
 
   hoverSoon(at, event) {

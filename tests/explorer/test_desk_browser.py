@@ -63,6 +63,70 @@ def test_card_and_neighbours_are_of_one_object_whatever_is_asked_meanwhile(seen:
     assert "o=galaxy-11" in seen.page.url
 
 
+def test_a_card_that_fails_leaves_card_and_neighbours_of_what_was_shown(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03", map="pca-image")
+    held = late(seen, r"/object/7\.json")
+    page.evaluate("omnisky.model.row = 7")
+    until(seen, lambda: held)
+    page.evaluate("omnisky.setMap('pca-spectrum')")
+    page.wait_for_function("omnisky.answer.row === 7")
+    held[0].fulfill(status=500, json={"error": "a file is damaged"})
+    page.wait_for_function("omnisky.answer.row === 3")
+    assert page.evaluate("[omnisky.state.row, omnisky.card.card.row, omnisky.model.row]") == [3, 3, 3]
+    seen.trouble.clear()
+
+
+@pytest.mark.parametrize(("question", "late_one"), [
+    (r"find\.json\?q=7$", "omnisky.find('7')"), ("surprise.json", "omnisky.surprise()"),
+    ("tap.json", "omnisky.map.pick(...omnisky.map.toScreen(...omnisky.map.marks.near.find(Boolean)))"),
+    (r"find\.json\?q=galaxy-05", "history.back()")])
+def test_what_was_wanted_last_is_shown(seen: Visit, question: str, late_one: str) -> None:
+    page = seen.page
+    seen.open("galaxy-05", near="image-image")
+    page.evaluate("omnisky.go(6)")
+    page.wait_for_function("omnisky.answer.row === 6")
+    held = late(seen, question)
+    page.evaluate(f"void {late_one}")
+    until(seen, lambda: held)
+    page.evaluate("omnisky.find('11')")
+    page.wait_for_function("omnisky.card.card.row === 11")
+    with page.expect_response(lambda r: re.search(question, r.url) is not None):
+        held[0].continue_()
+    page.wait_for_timeout(300)  # time enough to go where it should not
+    assert page.evaluate("[omnisky.state.row, omnisky.card.card.row]") == [11, 11] and "o=galaxy-11" in page.url
+
+
+def test_a_reading_stays_until_its_own_time(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    page.evaluate("() => { window.real = setTimeout; window.setTimeout = (act, ms) => real(act, ms === 4000 ? 500 : ms); }")
+    page.evaluate("omnisky.find('7')")
+    page.evaluate("omnisky.find('150.1 +80')")
+    page.wait_for_timeout(800)
+    assert "open the nearest" in page.locator(".reading").inner_text()
+    page.evaluate("() => { window.setTimeout = real; }")
+
+
+def test_the_legend_is_of_the_colours_there_are(seen: Visit) -> None:
+    page, ramp = seen.page, "omnisky.legend.querySelector('.ramp')?.style.background"
+    seen.open("galaxy-03", c="z")
+    page.wait_for_function(ramp)
+    dark = page.evaluate(ramp)
+    held = late(seen, "theme=light")
+    page.evaluate("omnisky.toggleTheme()")
+    until(seen, lambda: held)
+    page.evaluate("omnisky.toggleTheme()")
+    with page.expect_response(lambda r: "theme=light" in r.url):
+        held[0].continue_()
+    page.wait_for_timeout(200)
+    assert page.evaluate(ramp) == dark
+    fails(seen, "legend.json")
+    page.evaluate("omnisky.setColour('class')")
+    page.wait_for_function("omnisky.legend.textContent === ''")
+    seen.trouble.clear()
+
+
 # ------------------------------------------------------------------------------------------------------------------ keys
 
 
@@ -207,6 +271,15 @@ def test_what_fails_is_said_and_what_was_shown_stays(seen: Visit) -> None:
     seen.trouble.clear()
 
 
+def test_an_object_whose_address_could_not_be_read_is_asked_for_again(seen: Visit) -> None:
+    page = seen.page
+    fails(seen, "find.json", "busy", times=1)
+    page.goto(f"{seen.address}/?o=galaxy-09")
+    page.wait_for_function("window.omnisky?.state.id === 'galaxy-09'")
+    assert "o=galaxy-09" in page.url
+    seen.trouble.clear()
+
+
 def test_a_page_whose_beginning_fails_says_so_and_goes_on(seen: Visit) -> None:
     page = seen.page
     fails(seen, "start.json", "sky.json is damaged")
@@ -215,22 +288,51 @@ def test_a_page_whose_beginning_fails_says_so_and_goes_on(seen: Visit) -> None:
     assert "sky.json is damaged" in page.locator(".wait").inner_text()
     page.unroute_all()
     page.wait_for_function("omnisky.answer && omnisky.wait.hidden")
-    fails(seen, "state.json", times=1)
-    with page.expect_response(lambda r: "state.json" in r.url and r.status == 500):
-        pass
+    page.evaluate("() => { window.said = []; omnisky.say = words => said.push(words); }")
+    page.route(re.compile("state.json"), lambda route: route.abort(), times=1)
     page.wait_for_function("omnisky.lost === false")
+    assert page.evaluate("said") == ["Connection lost, trying again. The page stays readable.", "connected again"]
+    seen.trouble.clear()
+
+
+def test_what_fails_while_a_sky_grows_is_said_once_and_until_it_works(seen: Visit) -> None:
+    page, notice = seen.page, seen.page.locator(".notice")
+    seen.open("galaxy-03")
+    page.evaluate("""() => { window.said = []; omnisky.say = words => said.push(words);
+        Object.assign(omnisky.now, { version: -1, progress: { running: true } }); }""")
+    fails(seen, "start.json", "a column is damaged")
+    for _ in range(2):
+        with page.expect_response(lambda r: "start.json" in r.url):
+            pass
+    notice.wait_for()
+    assert "a column is damaged" in notice.inner_text() and page.evaluate("said") == []
+    page.unroute_all()
+    notice.wait_for(state="hidden")
     seen.trouble.clear()
 
 
 def test_a_worker_that_fails_is_seen_though_there_is_a_map(seen: Visit) -> None:
-    page = seen.page
+    page, notice = seen.page, seen.page.locator(".notice")
     seen.open("galaxy-03")
     now = page.evaluate("omnisky.now")
-    error = "The worker stopped (exit code 1)"
-    page.evaluate("now => omnisky.take(now)", now | {"progress": {"running": False, "error": error}})
-    assert page.locator(".chip.job.bad").inner_text() == error
+    error = "codecs/image/config.json is damaged or not JSON (Expecting property name); fetch or train it again with: omnisky " * 2
+    page.set_viewport_size({"width": 1280, "height": 720})
+    top = page.locator(".top").evaluate("e => [...e.children].map(c => c.getBoundingClientRect().width)")
+
+    def failed(error: str) -> None:
+        page.evaluate("now => omnisky.take(now)", now | {"progress": {"running": False, "error": error}})
+
+    failed(error)
+    assert error.strip() in notice.inner_text() and notice.evaluate("e => e.scrollWidth <= e.clientWidth && e.clientHeight > 40")
+    assert page.locator(".top").evaluate("e => [...e.children].map(c => c.getBoundingClientRect().width)") == top
+    notice.get_by_role("button", name="close").click()
+    failed(error)
+    assert notice.is_hidden()
+    failed("another")
+    assert notice.is_visible()
     page.evaluate("now => omnisky.take(now)", now)
-    assert page.locator(".chip.job").is_hidden()
+    assert notice.is_hidden()
+    page.set_viewport_size({"width": 1440, "height": 900})
 
 
 @pytest.mark.parametrize("width", [1280, 800, 420])

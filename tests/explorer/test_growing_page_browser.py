@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -129,3 +129,33 @@ def test_a_sky_without_maps_says_what_to_run(seen: Visit, desk: Desk) -> None:
     box = seen.page.locator(".wait .box")
     box.wait_for()
     assert "omnisky embed" in box.inner_text() and "no map" in box.inner_text()
+
+
+def test_a_damaged_map_is_said_on_a_page_that_stays(seen: Visit, desk: Desk, folder: Path) -> None:
+    """404 is what a server says, too, that was started again under another path; then, and only then, the page is asked anew."""
+    page, went = seen.page, []
+    shutil.copytree(folder, desk.path)
+    manifest = desk.path / "maps" / "pca-image" / "manifest.json"
+    whole = manifest.read_text()
+    manifest.write_text("{")
+    page.on("load", lambda: went.append(page.url))
+    page.goto(seen.address)
+    page.locator(".wait .bad").wait_for()
+    with page.expect_response(lambda r: "state.json" in r.url and r.status == 404):
+        pass
+    said = page.locator(".wait").inner_text()
+    assert "pca-image" in said and "manifest.json" in said and str(desk.path.parent) not in said
+    manifest.write_text(whole)
+    page.wait_for_function("omnisky.answer && omnisky.wait.hidden")
+    assert len(went) == 1
+    page.route("**/state.json", lambda route: route.fulfill(status=404, content_type="text/html", body="not here"), times=1)
+    until(seen, lambda: len(went) == 2)
+    seen.trouble.clear()
+
+
+def until(seen: Visit, true: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if true():
+            return
+        seen.page.wait_for_timeout(50)
+    raise AssertionError("it did not happen")
