@@ -20,8 +20,10 @@ from typing import IO, Any
 
 from explorer.words import without_place
 
-KEPT_BYTES = 64_000_000  # of runs that are done
+KEPT_BYTES = 64_000_000  # of runs that have ended
+KEPT_RUNS = 200
 PATIENCE = 20.0  # seconds after which a visitor who does not ask any more is taken to have left
+LONGEST = 20.0  # seconds from one word of the process to the next, once it was told to stop; else it hangs
 ACTIVE = ("waiting", "running")
 FRAMES = count(1)  # of all runs: another model's picture of the same object never has an address that a browser may know
 
@@ -62,6 +64,8 @@ class Runs:
         self._runs: OrderedDict[str, Run] = OrderedDict()  # in order of asking; those that have ended, of looking at them
         self._begun = 0  # numbers the orders: a run may be stopped and begun anew
         self._process: subprocess.Popen[bytes] | None = None
+        self._stopping: set[int] = set()  # numbers of the orders that the process was told to stop, and has not ended yet
+        self._heard = 0.0  # when it said something, or was told to stop
         self._closed = False
         atexit.register(self.close)
 
@@ -145,11 +149,30 @@ class Runs:
             if not any(now - seen < PATIENCE for seen in run.watchers.values()):
                 if run.status == "running":
                     self._tell({"stop": run.order["run"]})
-                run.status = "stopped"
+                    self._stopping.add(run.order["run"])
+                    self._heard = now
+                self._end(run, "stopped")
+
+    def _end(self, run: Run, status: str, note: str = "") -> None:
+        """It is over; it counts as looked at just now."""
+        run.status, run.note = status, note
+        self._runs.move_to_end(run.key)
+        self._forget()
+
+    def _end_hung(self) -> None:
+        """A process that says nothing though it was told to stop is ended; what waited behind that is for the one after it."""
+        if self._process is None or not self._stopping or time.monotonic() - self._heard < LONGEST:
+            return
+        self._process.kill()
+        self._process = None
+        self._stopping.clear()
+        for run in [r for r in self._runs.values() if r.status == "running"]:
+            run.status = "waiting"
 
     def _next(self) -> None:
         """Give the process work, if it has none that anyone watches and there is some."""
         self._end_alone()
+        self._end_hung()
         if any(run.status == "running" for run in self._runs.values()):
             return
         waiting = [run for run in self._runs.values() if run.status == "waiting"]
@@ -181,33 +204,36 @@ class Runs:
         with self._lock:
             if self._process is process:  # else another is at work already
                 self._process = None
+                self._stopping.clear()
                 for run in [r for r in self._runs.values() if r.status == "running"]:
-                    run.status = "failed"
-                    run.note = f"The process that generates ended (exit code {code}); the terminal says why. Generate again."
+                    self._end(run, "failed", f"The process that generates ended (exit code {code}); the terminal says why. "
+                                             "Generate again.")
             self._next()
 
     def _take(self, frame: dict[str, Any], files: dict[str, bytes]) -> None:
+        self._heard = time.monotonic()
+        if "ending" in frame:
+            self._stopping.discard(frame["run"])
         run = next((r for r in self._runs.values() if r.order["run"] == frame["run"]), None)
         if run is None or run.status != "running":  # a last word of one that was stopped
             return
         if "ending" not in frame:
             run.take(frame, files)
         else:
-            run.status, run.version = frame["ending"], next(FRAMES)
-            run.note = without_place(without_place(frame.get("error", ""), self.model), self.sky)
-            if run.status == "done":
+            run.version = next(FRAMES)
+            if frame["ending"] == "done":
                 run.fraction = 1.0
-            self._forget()
+            self._end(run, frame["ending"], without_place(without_place(frame.get("error", ""), self.model), self.sky))
         self._next()
 
     def _forget(self) -> None:
-        """The runs looked at longest ago, beyond the budget of bytes."""
+        """The runs looked at longest ago, beyond what is kept."""
         over = [run for run in self._runs.values() if run.status not in ACTIVE]
-        size = sum(run.size for run in over)
+        size, many = sum(run.size for run in over), len(over)
         for run in over[:-1]:
-            if size <= KEPT_BYTES:
+            if size <= KEPT_BYTES and many <= KEPT_RUNS:
                 return
-            size -= run.size
+            size, many = size - run.size, many - 1
             del self._runs[run.key]
 
 
