@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from engine.jobs import KINDS
 from engine.search import saved_rows
 from engine.sky import Sky
 from explorer.desk import Desk
+from explorer.words import without_place
 
 PATIENCE = 5.0  # seconds a stopped worker has to finish its batch
 
@@ -25,6 +27,7 @@ class Work:
 
     def __init__(self, desk: Desk, job: str, **arguments: Any) -> None:
         self.desk = desk
+        self.places = [Path(place).absolute() for place in (desk.path, arguments.get("model")) if place is not None]
         desk.progress = {"running": True, "fraction": 0.0, "note": "starting"}
         request = json.dumps({"job": job, "sky": str(desk.path), **arguments})
         self.process = subprocess.Popen([sys.executable, "-m", "explorer.worker", request], stdout=subprocess.PIPE,
@@ -41,6 +44,8 @@ class Work:
             except json.JSONDecodeError:
                 continue  # a library's own chatter
             error = step.get("error")
+            if error is not None:
+                step["error"] = self._told(error)
             self.desk.progress = {"running": error is None, **step}
         code = self.process.wait()
         if code and error is None:
@@ -48,6 +53,13 @@ class Work:
                                                              "Start again to go on where it stopped."}
         elif not code:
             self.desk.progress = {"running": False, "fraction": 1.0, "note": self.desk.progress.get("note", "")}
+
+    def _told(self, error: str) -> str:
+        """For visitors, who need not know where sky and model lie; the terminal has the whole."""
+        print(error, file=sys.stderr)
+        for place in self.places:
+            error = without_place(error, place)
+        return error
 
     def stop(self) -> None:
         """End the worker; what it committed stays."""

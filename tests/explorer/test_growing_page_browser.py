@@ -121,6 +121,7 @@ def test_a_worker_that_fails_says_why_on_the_page(seen: Visit, desk: Desk, tmp_p
     box = seen.page.locator(".wait .bad")
     box.wait_for(timeout=60_000)
     assert "no-model" in box.inner_text() and "Traceback" not in box.inner_text()
+    assert str(tmp_path) not in str(desk.state()["progress"]), "where it lies is no visitor's business"
 
 
 def test_a_sky_without_maps_says_what_to_run(seen: Visit, desk: Desk) -> None:
@@ -132,7 +133,7 @@ def test_a_sky_without_maps_says_what_to_run(seen: Visit, desk: Desk) -> None:
 
 
 def test_a_damaged_map_is_said_on_a_page_that_stays(seen: Visit, desk: Desk, folder: Path) -> None:
-    """404 is what a server says, too, that was started again under another path; then, and only then, the page is asked anew."""
+    """404 is what a server says, too, that was started again under another path; only then is the page asked anew."""
     page, went = seen.page, []
     shutil.copytree(folder, desk.path)
     manifest = desk.path / "maps" / "pca-image" / "manifest.json"
