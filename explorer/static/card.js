@@ -1,7 +1,7 @@
 // The card of the current object: pictures, spectrum, numbers. Text from files goes in as text, never as markup.
 
 import { SpectrumView, drawCurves } from "./spectrum.js";
-import { crisp, h, north } from "./dom.js";
+import { crisp, h, north, replaced } from "./dom.js";
 import { Generate } from "./generate.js";
 
 const MOST = 4; // images on a card
@@ -12,7 +12,7 @@ export class Card {
 
   show(card) {
     this.card = card;
-    this.root.replaceChildren(this.title(card), this.images(card), this.spectrum(card), this.generate.show(card), this.curves(card), this.table(card), this.history(card));
+    replaced(this.root, this.app.root, () => this.root.replaceChildren(this.title(card), this.images(card), this.spectrum(card), this.generate.show(card), this.curves(card), this.table(card), this.history(card)));
     this.root.scrollTop = 0;
     this.generate.paint();
     if (this.view) { this.loadSpectrum(0); }
@@ -73,14 +73,17 @@ export class Card {
     const smooth = h("select", { title: "running mean, pixels", "aria-label": "smoothing in pixels", onchange: () => this.view.setSmooth(+smooth.value) }, ...[1, 3, 7, 15].map(n => h("option", { value: n, ...(n === this.view.smooth ? { selected: "" } : {}) }, n === 1 ? "no smoothing" : `mean of ${n} px`)));
     const reset = h("button", { class: "quiet", title: "Back to the catalogue's redshift", onclick: () => { set(z); this.view.setRedshift(card.z); } }, "reset");
     moved(z);
-    return h("div", { class: "spectra" }, h("div", { class: "tabs" }, ...tabs, smooth), canvas, h("div", { class: "redshift" }, card.z === null ? "z unknown" : "z", slider, field, reset));
+    this.unread = h("p", { class: "empty", hidden: "" }, "This spectrum could not be read.");
+    return h("div", { class: "spectra" }, h("div", { class: "tabs" }, ...tabs, smooth), canvas, this.unread, h("div", { class: "redshift" }, card.z === null ? "z unknown" : "z", slider, field, reset));
   }
 
   async loadSpectrum(i) {
     const card = this.card, view = this.view;
     this.wanted = i;
-    const answer = await fetch(this.app.url(`spectrum/${card.row}/${i}.bin`));
-    if (answer.ok && view === this.view && i === this.wanted) { view.load(await answer.arrayBuffer(), card.spectra[i]); this.app.painted("spectrum"); }
+    const buffer = await this.app.tried(this.app.bytes(`spectrum/${card.row}/${i}.bin`));
+    if (view !== this.view || i !== this.wanted) { return; }
+    view.canvas.hidden = !buffer; this.unread.hidden = Boolean(buffer);
+    if (buffer) { view.load(buffer, card.spectra[i]); this.app.painted("spectrum"); }
   }
 
   curves(card) {

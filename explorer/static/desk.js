@@ -1,24 +1,31 @@
 // The page: what is chosen, what is shown, and the address that says so. Everything is asked of our own server.
 
 import { Card } from "./card.js";
-import { h } from "./dom.js";
+import { h, replaced } from "./dom.js";
 import { SkyMap } from "./map.js";
 import { Strip } from "./strip.js";
 
 const KEYS = [["/", "search"], ["click", "choose an object"], ["1 … 8", "go to neighbour"], ["← →", "previous, next neighbour"], ["Enter", "open it"], ["↑ ↓", "follow it, come back"], ["+ − 0", "zoom, whole map"],
   ["s", "surprise me"], ["c", "copy the position"], ["d", "dark or light"], ["f", "fold the card"], ["Ctrl Enter", "generate, stop"], ["v", "hide or show what was measured beside it"], ["Esc", "stop, close"]];
+const THEMES = ["dark", "light"];
 const HINT = "Each dot is an object; neighbours look alike to the model. Click one.";
 const HINTS = { sky: "Each dot is an object where it stands on the sky, north up, east left. Click one.", arrival: "Each dot is an object, in the order of arrival. Click one." };
 
 export async function start({ model, el, page }) {
   const base = new URL(model.base, location.href).href;
-  const root = h("div", { class: "desk" });
+  const root = h("div", { class: "desk", tabindex: "-1" });
   await new Promise(done => { const link = h("link", { rel: "stylesheet", href: `${base}static/desk.css` }); link.onload = link.onerror = done; el.append(link); });
+  Object.assign(el.style, { containerType: "inline-size", contain: "layout" }); // the layout goes by the room there is; what is fixed is so in it
   el.append(root);
   const app = new Desk(root, base, model, page);
   if (page) { window.omnisky = app; }
   await app.begin();
   return app;
+}
+
+function pollLater(desk, ms) { // a clock keeps no desk alive that is gone
+  const seen = new WeakRef(desk);
+  setTimeout(() => seen.deref()?.poll(), ms);
 }
 
 class Desk {
@@ -30,7 +37,7 @@ class Desk {
     let kept = null;
     try { kept = localStorage.getItem("omnisky-theme"); } catch { /* private windows keep nothing */ }
     this.wanted = asked.get("map"); this.mapByHand = false;
-    this.theme = asked.get("theme") || kept || "dark";
+    this.theme = [asked.get("theme"), kept].find(theme => THEMES.includes(theme)) ?? THEMES[0];
     root.dataset.theme = this.theme;
     this.build();
   }
@@ -39,9 +46,13 @@ class Desk {
 
   url(path, query) { const u = new URL(path, this.base); for (const [k, v] of Object.entries(query || {})) { u.searchParams.set(k, v); } return u.href; }
 
-  async ask(path, query, method = "GET") {
+  async ask(path, query, method = "GET") { return (await this.answered(path, query, method)).json(); }
+
+  async bytes(path, query) { return (await this.answered(path, query, "GET")).arrayBuffer(); }
+
+  async answered(path, query, method) {
     const answer = await fetch(this.url(path, query), { method }).catch(() => { throw new Error("The server does not answer."); });
-    if (answer.ok) { return answer.json(); }
+    if (answer.ok) { return answer; }
     const { error } = await answer.json().catch(() => ({})); // what stands between us and the server may answer in HTML
     throw Object.assign(new Error(error || `${answer.status} ${answer.statusText}`), { status: answer.status, ours: Boolean(error) });
   }
@@ -59,7 +70,7 @@ class Desk {
 
   build() {
     this.search = h("input", { type: "search", placeholder: "id, row, J1000+0212, or 150.1 +2.2", "aria-label": "search", spellcheck: "false" });
-    this.search.onkeydown = e => { if (e.key === "Enter") { this.find(this.search.value); } if (e.key === "Escape") { this.search.blur(); this.reading.replaceChildren(); } };
+    this.search.onkeydown = e => { if (e.key === "Enter") { this.find(this.search.value); } if (e.key === "Escape") { this.root.focus(); this.reading.replaceChildren(); } };
     this.reading = h("div", { class: "reading", "aria-live": "polite" });
     this.count = h("span", { class: "chip" }); this.job = h("span", { class: "chip job", hidden: "" });
     this.header = h("header", { class: "top" }, h("h1", {}, h("span", { class: "logo" }), "Omnisky"), h("div", { class: "find" }, this.search, this.reading), h("span", { class: "gap" }), this.job, this.count,
@@ -77,7 +88,7 @@ class Desk {
     this.centre = h("section", { class: "centre", "aria-label": "the map" }, h("div", { class: "bar" }, this.mapChoice, h("label", {}, "colour", this.colourChoice), this.legend), h("div", { class: "mapbox" }, this.canvas, tools, this.hint, this.tip, this.wait));
     this.strip = new Strip(h("section", { class: "strip", "aria-label": "neighbours" }), this);
     this.card = new Card(h("aside", { class: "card", "aria-label": "the current object" }), this);
-    this.live = h("div", { class: "live", "aria-live": "polite" }); this.toast = h("div", { class: "toast", hidden: "" });
+    this.live = h("div", { class: "live", "aria-live": "polite" }); this.toast = h("div", { class: "toast", role: "status", hidden: "" });
     this.root.append(this.header, this.notice, this.centre, this.card.root, this.strip.root, this.live, this.toast);
     this.map = new SkyMap(this.canvas, { tile: (l, z, x, y) => this.url(`tile/${l.map}/${l.version}/${encodeURIComponent(l.colour)}/${l.theme}/${z}/${x}/${y}.png`), tap: (x, y, r) => this.tap(x, y, r) },
       { pick: (x, y, r) => this.pick(x, y, r), hover: (hit, event) => this.hover(hit, event), moved: view => { this.state.view = view; this.writeLater(); } });
@@ -129,7 +140,7 @@ class Desk {
   }
 
   async poll() {
-    if (!this.root.isConnected) { return; } // a notebook's cell that is gone
+    if (!this.root.isConnected) { pollLater(this, 5000); return; } // a notebook's cell that is gone, or comes back
     const busy = () => this.now.progress.running || !this.now.maps.length;
     try {
       const now = await this.ask("state.json");
@@ -139,7 +150,7 @@ class Desk {
       if (error.status === 404 && !error.ours && this.page) { location.reload(); return; } // the server was started again, under another path
       this.failed(error);
     }
-    setTimeout(() => this.poll(), busy() ? 1000 : 5000);
+    pollLater(this, busy() ? 1000 : 5000);
   }
 
   failed(error) { // of a poll: what the server says stays on the page until it says something better
@@ -168,9 +179,13 @@ class Desk {
   }
 
   choices(now) {
-    const titles = now.maps.map(m => h("button", { "data-name": m.name, title: `${m.placed.toLocaleString("en")} objects`, onclick: () => this.setMap(m.name) }, m.title));
-    this.mapChoice.replaceChildren(...titles);
-    this.colourChoice.replaceChildren(...this.columns.map(c => h("option", { value: c.name }, c.title)));
+    const names = JSON.stringify([now.maps.map(m => m.name), this.columns]);
+    if (names !== this.listed) { // else what has the focus, or is open, stays
+      this.listed = names;
+      replaced(this.mapChoice, this.root, () => this.mapChoice.replaceChildren(...now.maps.map(m => h("button", { "data-name": m.name, onclick: () => this.setMap(m.name) }, m.title))));
+      this.colourChoice.replaceChildren(...this.columns.map(c => h("option", { value: c.name }, c.title)));
+    }
+    now.maps.forEach((m, i) => { this.mapChoice.children[i].title = `${m.placed.toLocaleString("en")} objects`; });
     if (!now.maps.some(m => m.name === this.state.map)) { this.state.map = now.maps[0].name; }
     if (!this.columns.some(c => c.name === this.state.colour)) { this.state.colour = (this.columns.find(c => c.name === "z") || this.columns[0]).name; }
     this.marked();
@@ -242,7 +257,6 @@ class Desk {
     this.card.show(card);
     this.painted("card");
     this.live.textContent = `Selected ${card.id}${card.z === null ? "" : `, redshift ${card.z.toFixed(3)}`}`;
-    this.step = -1;
     if (push) { this.write(true); }
     this.model.row = row;
     this.showNear(await near, askedNear, stay);
@@ -253,9 +267,10 @@ class Desk {
     return Promise.all([this.ask(`near/${row}.json`, { query, among, k: 8, map: map || "" }), map ? this.ask("where.json", { map, rows: row }) : [null]]).catch(none);
   }
 
-  showNear([answer, [place]], askedNear, stay = false) { // stay: the address said where to look
+  showNear([answer, [place]], askedNear, stay) { // stay: the map stays where the address or a hand has put it
     if (askedNear !== this.askedNear) { return; }
     this.answer = answer;
+    this.step = -1;
     this.strip.show(answer);
     this.map.marks = { chosen: place, near: answer.neighbours.map(n => n.place), lit: null };
     if (place && !stay) { this.map.centre(...place); }
@@ -266,7 +281,7 @@ class Desk {
   async neighbours() {
     const askedNear = ++this.askedNear;
     if (this.state.row === null) { return; }
-    this.showNear(await this.fetchNear(this.state.row), askedNear);
+    this.showNear(await this.fetchNear(this.state.row), askedNear, true);
   }
 
   direct(query, among) { Object.assign(this.state, { query, among }); this.neighbours(); this.write(); }
@@ -283,9 +298,9 @@ class Desk {
     const found = await this.wish(this.ask("find.json", { q: text }));
     if (!found) { return; }
     clearTimeout(this.read);
-    const nearest = found.row === null && found.nearest !== null && found.nearest !== undefined ? [h("button", { onclick: () => { this.reading.replaceChildren(); this.go(found.nearest); } }, "open the nearest")] : [];
+    const nearest = found.row === null && found.nearest !== null && found.nearest !== undefined ? [h("button", { onclick: () => { this.root.focus(); this.reading.replaceChildren(); this.go(found.nearest); } }, "open the nearest")] : [];
     this.reading.replaceChildren(h("span", {}, found.reading), ...nearest);
-    if (found.row !== null) { this.search.blur(); this.go(found.row); this.read = setTimeout(() => this.reading.replaceChildren(), 4000); }
+    if (found.row !== null) { this.root.focus(); this.go(found.row); this.read = setTimeout(() => this.reading.replaceChildren(), 4000); }
   }
 
   // -- the address
@@ -358,22 +373,29 @@ class Desk {
     this.paintMap(); this.drawLegend(); this.card.repaint(); this.strip.repaint(); this.write();
   }
 
-  say(words) { this.toast.textContent = words; this.toast.hidden = false; clearTimeout(this.saying); this.saying = setTimeout(() => { this.toast.hidden = true; }, 5000); }
+  say(words) { this.toast.hidden = false; this.toast.textContent = words; clearTimeout(this.saying); this.saying = setTimeout(() => { this.toast.hidden = true; }, 5000); }
 
   help() {
     const open = this.root.querySelector(".help");
-    if (open) { open.remove(); return; }
-    this.root.append(h("div", { class: "help", role: "dialog", "aria-label": "keys", onclick: () => this.help() }, h("table", {}, ...KEYS.map(([key, what]) => h("tr", {}, h("th", {}, key), h("td", {}, what))))));
+    if (open) { open.remove(); (this.root.contains(this.before) ? this.before : this.root).focus({ preventScroll: true }); return; }
+    this.before = this.root.getRootNode().activeElement;
+    const help = h("div", { class: "help", role: "dialog", "aria-label": "keys", tabindex: "-1", onclick: () => this.help() }, h("table", {}, ...KEYS.map(([key, what]) => h("tr", {}, h("th", {}, key), h("td", {}, what)))));
+    this.root.append(help);
+    help.focus();
   }
 
   key(event) {
     const target = event.composedPath()[0];
+    if (this.root.querySelector(".help") && !["Escape", "?"].includes(event.key)) { // nothing acts behind it
+      if (event.key === "Tab") { event.preventDefault(); }
+      return;
+    }
     if (event.key === "Enter" && event.ctrlKey) {
       if (target !== this.search) { event.preventDefault(); this.card.generate.press(); } // there it searches
       return;
     }
     if (["INPUT", "SELECT", "TEXTAREA"].includes(target.tagName) || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) { return; }
-    const near = this.answer?.neighbours || [], step = d => { if (near.length) { this.step = ((this.step ?? -1) + d + near.length + (this.step === -1 && d < 0 ? 1 : 0)) % near.length; this.light(this.step); } };
+    const near = this.answer?.neighbours || [], step = d => { if (near.length) { this.step = (this.step + d + near.length + (this.step === -1 && d < 0 ? 1 : 0)) % near.length; this.light(this.step); this.strip.follow(this.step); } };
     const acts = { "/": () => this.search.focus(), "?": () => this.help(), "+": () => this.map.zoom(2), "=": () => this.map.zoom(2), "-": () => this.map.zoom(0.5), 0: () => this.map.fit(), d: () => this.toggleTheme(), s: () => this.surprise(), c: () => this.card.copy(), v: () => this.card.generate.veil(),
       f: () => this.root.classList.toggle("folded"), ArrowRight: () => step(1), ArrowLeft: () => step(-1), ArrowUp: () => near.length && this.go(near[Math.max(this.step, 0)].row), ArrowDown: () => this.page && this.walked && history.back(),
       Escape: () => { if (this.root.querySelector(".help")) { this.help(); } else { this.card.generate.stop(); this.reading.replaceChildren(); } } };

@@ -8,6 +8,13 @@ export function north(angle) { // where north is on a picture, degrees clockwise
   return angle === null || angle === undefined ? "" : h("div", { class: "north", title: angle ? `north, ${Math.abs(angle)}° ${angle < 0 ? "left" : "right"} of up` : "north up, east left", style: `transform:rotate(${angle}deg)` }, "N");
 }
 
+export function replaced(root, otherwise, change) { // do it; if that takes away what had the focus, what bears its name now gets it, so that keys go on
+  const focused = root.getRootNode().activeElement, held = focused && root.contains(focused);
+  change();
+  if (!held || root.getRootNode().activeElement === focused) { return; }
+  ([...root.querySelectorAll("[data-name]")].find(e => e.dataset.name === focused.dataset.name) ?? otherwise).focus({ preventScroll: true });
+}
+
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

@@ -169,7 +169,7 @@ export class SkyMap {
     tile.image.crossOrigin = "anonymous";
     this.pending++;
     tile.image.onload = () => { tile.ready = true; this.pending--; this.redraw(); };
-    tile.image.onerror = () => { this.pending--; this.tiles.delete(key); setTimeout(() => this.redraw(), 1500); };
+    tile.image.onerror = () => { this.pending--; this.tiles.delete(key); setTimeout(() => { if (this.canvas.isConnected) { this.redraw(); } }, 1500); };
     tile.image.src = this.ask.tile(layer, z, x, y);
     this.tiles.set(key, tile);
     if (this.tiles.size > LIMIT) { this.tiles.delete(this.tiles.keys().next().value); }

@@ -181,7 +181,80 @@ def test_enter_opens_the_neighbour_that_is_lit(seen: Visit) -> None:
     page.keyboard.press("Escape")
 
 
+ACTIVE = "(e => e && [e.dataset.name, e.className.split(' ')[0]])(omnisky.root.getRootNode().activeElement)"
+
+
+def test_what_comes_in_the_place_of_what_had_the_focus_has_it(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-10", near="image-image")
+    page.get_by_role("button", name="spectrum ▸ spectrum").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("omnisky.root.querySelector('.strip .switch .on').textContent === 'spectrum ▸ spectrum'")
+    assert page.evaluate(ACTIVE) == ["spectrum-spectrum", "on"]
+    third = page.locator(".neighbour").nth(2).get_attribute("title")
+    page.locator(".neighbour").nth(2).click()
+    seen.wait_for(str(third))
+    page.wait_for_function("omnisky.answer.row === omnisky.state.row")
+    assert page.evaluate(ACTIVE) == ["2", "neighbour"]
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(ACTIVE) == ["0", "neighbour"], "Enter opens what is lit"
+    page.locator(".centre .switch button").nth(1).focus()
+    name = page.evaluate(ACTIVE)
+    page.evaluate("omnisky.take({ ...omnisky.now, maps: omnisky.now.maps.map(m => ({ ...m, placed: m.placed + 1 })) })")
+    page.evaluate("omnisky.mapByHand = true")
+    page.evaluate("omnisky.take({ ...omnisky.now, maps: [{ ...omnisky.now.maps[0], name: 'new' }, ...omnisky.now.maps] })")
+    assert page.evaluate(ACTIVE)[0] == name[0]
+    page.get_by_role("button", name="copy").focus()
+    page.evaluate("omnisky.go(4)")
+    page.wait_for_function("omnisky.card.card.row === 4")
+    assert page.evaluate(ACTIVE)[1] == "desk"
+    seen.open("galaxy-03")
+
+
+def test_after_another_direction_arrow_up_opens_the_first(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-10", near="image-image")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.evaluate("omnisky.direct('image', 'spectrum')")
+    page.wait_for_function("omnisky.map.marks.lit === null")
+    first = page.locator(".neighbour").first.get_attribute("title")
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function("omnisky.state.id !== 'galaxy-10'")
+    assert seen.chosen() == first
+
+
+def test_nothing_acts_behind_the_help(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-10")
+    page.locator("canvas.map").focus()
+    page.keyboard.press("?")
+    for key in ("1", "d", "Tab", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(200)
+    assert seen.chosen() == "galaxy-10" and page.evaluate("omnisky.theme") == "dark" and page.locator(".help").count() == 1
+    page.keyboard.press("?")
+    assert page.locator(".help").count() == 0 and page.evaluate(ACTIVE)[1] == "map"
+
+
 # ---------------------------------------------------------------------------------------------------- colours and sizes
+
+
+def test_an_unknown_theme_is_dark(seen: Visit) -> None:
+    seen.open("galaxy-01", theme="sepia")
+    assert seen.page.evaluate("[omnisky.theme, omnisky.root.dataset.theme]") == ["dark", "dark"]
+
+
+def test_a_sky_that_grows_leaves_the_map_where_the_hand_has_put_it(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    page.evaluate("""(m => { m.zoom(8); m.view.x += 3000 / m.view.scale; m.moved(); })(omnisky.map)""")
+    before = page.evaluate("omnisky.map.view")
+    with page.expect_response(lambda r: "/near/3.json" in r.url):
+        page.evaluate("omnisky.take({ ...omnisky.now, maps: omnisky.now.maps.map(m => ({ ...m, placed: m.placed + 1 })) })")
+    page.wait_for_timeout(200)
+    assert page.evaluate("omnisky.map.view") == before
 
 
 def test_another_theme_leaves_what_was_set_on_the_card(seen: Visit) -> None:
@@ -221,6 +294,38 @@ def test_what_is_drawn_follows_the_size_of_its_place(seen: Visit) -> None:
     page.set_viewport_size({"width": 1440, "height": 900})
 
 
+TWO = """async () => { // desks side by side, as in a notebook
+    const { start } = await import(new URL("static/desk.js", omnisky.base).href), row = document.createElement("div");
+    document.querySelector("#sky").style.display = "none";
+    row.style.cssText = "display: flex; width: 1800px"; document.body.append(row); window.two = [];
+    for (const i of [0, 1]) {
+        const el = document.createElement("div");
+        el.style.cssText = "width: 900px; height: 600px"; row.append(el);
+        two.push(await start({ model: { base: omnisky.base }, el, page: false }));
+        while (!two[i].answer) { await new Promise(done => setTimeout(done, 50)); }
+    } }"""
+
+
+def test_a_desk_goes_by_its_own_width_and_covers_no_other(seen: Visit) -> None:
+    page = seen.page
+    seen.open("galaxy-03")
+    assert page.evaluate("getComputedStyle(omnisky.root).display") == "grid"
+    page.evaluate(TWO)
+    sizes = page.evaluate("two.map(d => [getComputedStyle(d.root).display, d.centre.clientWidth > 800])")
+    assert sizes == 2 * [["block", True]]
+    page.evaluate("two[1].root.scrollTop = 300; two[1].help(); two[1].say('here')")
+    boxes = "['.help', '.toast'].map(w => two[1].root.querySelector(w).getBoundingClientRect())"
+    assert page.evaluate(f"{boxes}.every(b => b.left >= 900 && b.top >= 0 && b.bottom <= 600 && b.right <= 1800)")
+    page.evaluate("two[1].help()")
+    page.evaluate("two[1].root.querySelectorAll('.neighbour')[1].focus()")
+    page.keyboard.press("Enter")
+    page.wait_for_function("two[1].answer.row === two[1].state.row && two[1].state.row !== two[0].state.row")
+    row = page.evaluate("two[1].state.row")
+    page.keyboard.press("1")
+    page.wait_for_function("row => two[1].state.row !== row", arg=row)
+    seen.open("galaxy-03")
+
+
 # ------------------------------------------------------------------------------------------------------- what goes wrong
 
 
@@ -232,17 +337,46 @@ def test_a_position_that_cannot_be_copied_is_said(seen: Visit) -> None:
     assert seen.page.locator(".toast").inner_text() == "150.3 2 (ICRS, degrees)"
 
 
-def test_a_view_that_is_gone_asks_nothing_more(seen: Visit) -> None:
+def test_a_view_that_is_gone_asks_nothing_until_it_is_back(seen: Visit) -> None:
+    page, asked = seen.page, []
     seen.open("galaxy-03")
-    asked: list[str] = []
-    seen.page.evaluate("window.setTimeout = (then, ms) => setInterval(then, 20); omnisky.poll()")
-    seen.page.on("request", lambda r: asked.append(r.url) if "state.json" in r.url else None)
-    until(seen, lambda: asked)
-    seen.page.evaluate("omnisky.root.remove()")
-    seen.page.wait_for_timeout(300)
+    page.route(re.compile("/tile/"), lambda route: route.abort())
+    page.evaluate("() => { window.real = setTimeout; window.setTimeout = then => real(then, 20); omnisky.setColour('mag_r'); }")
+    page.evaluate("void omnisky.poll()")
+    page.on("request", lambda r: asked.append(r.url) if re.search("state.json|/tile/", r.url) else None)
+    until(seen, lambda: any("state.json" in url for url in asked) and any("/tile/" in url for url in asked))
+    page.evaluate("window.place = omnisky.root.parentNode; omnisky.root.remove()")
+    page.wait_for_timeout(300)
     asked.clear()
-    seen.page.wait_for_timeout(300)
+    page.wait_for_timeout(300)
     assert asked == []
+    page.unroute_all()
+    page.evaluate("place.append(omnisky.root)")
+    until(seen, lambda: any("state.json" in url for url in asked) and any("/tile/" in url for url in asked))
+    page.evaluate("() => { window.setTimeout = real; }")
+    seen.open("galaxy-03")
+    seen.trouble.clear()
+
+
+def test_views_that_are_gone_are_forgotten(seen: Visit) -> None:
+    """Each run of a notebook's cell leaves one behind."""
+    page = seen.page
+    seen.open("galaxy-03")
+    page.evaluate("() => { const real = setTimeout; window.setTimeout = (then, ms) => real(then, Math.min(ms, 100)); }")
+    page.evaluate("""async () => { const { start } = await import(new URL("static/desk.js", omnisky.base).href);
+        const el = document.createElement("div");
+        el.style.cssText = "width: 900px; height: 600px"; document.body.append(el);
+        const app = await start({ model: { base: omnisky.base }, el, page: false });
+        while (!app.answer) { await new Promise(done => setTimeout(done, 50)); }
+        window.gone = new WeakRef(app); el.remove(); }""")
+    client = page.context.new_cdp_session(page)
+
+    def forgotten() -> bool:
+        client.send("HeapProfiler.collectGarbage")
+        return bool(page.evaluate("!gone.deref()"))
+
+    until(seen, forgotten)
+    seen.open("galaxy-03")
 
 
 def fails(seen: Visit, pattern: str, error: str = "a file is damaged", times: int | None = None) -> None:
@@ -268,6 +402,24 @@ def test_what_fails_is_said_and_what_was_shown_stays(seen: Visit) -> None:
     page.route(re.compile("find.json"), lambda route: route.abort())
     page.evaluate("omnisky.find('7')")
     page.wait_for_function("omnisky.toast.textContent === 'The server does not answer.'")
+    seen.trouble.clear()
+
+
+def test_a_spectrum_that_cannot_be_read_is_said(seen: Visit) -> None:
+    page, empty = seen.page, seen.page.locator(".spectra .empty")
+    seen.open("galaxy-01")
+    page.wait_for_function(LOADED)
+    assert empty.is_hidden() and page.locator(".toast").get_attribute("role") == "status"
+    fails(seen, "/spectrum/1/1", "the file is damaged")
+    page.get_by_role("button", name="sdss", exact=True).click()
+    empty.wait_for()
+    assert page.locator(".toast").inner_text() == "the file is damaged" and page.locator("canvas.spectrum").is_hidden()
+    page.get_by_role("button", name="desi", exact=True).click()
+    page.locator("canvas.spectrum").wait_for()
+    assert empty.is_hidden()
+    page.route(re.compile("/spectrum/2/"), lambda route: route.abort())
+    page.evaluate("omnisky.go(2)")
+    empty.wait_for()
     seen.trouble.clear()
 
 
@@ -315,7 +467,7 @@ def test_a_worker_that_fails_is_seen_though_there_is_a_map(seen: Visit) -> None:
     page, notice = seen.page, seen.page.locator(".notice")
     seen.open("galaxy-03")
     now = page.evaluate("omnisky.now")
-    error = "codecs/image/config.json is damaged or not JSON (Expecting property name); fetch or train it again with: omnisky " * 2
+    error = "codecs/image/config.json is damaged or not JSON (Expecting property name); fetch or train it again with: omni " * 2
     page.set_viewport_size({"width": 1280, "height": 720})
     top = page.locator(".top").evaluate("e => [...e.children].map(c => c.getBoundingClientRect().width)")
 
@@ -323,7 +475,8 @@ def test_a_worker_that_fails_is_seen_though_there_is_a_map(seen: Visit) -> None:
         page.evaluate("now => omnisky.take(now)", now | {"progress": {"running": False, "error": error}})
 
     failed(error)
-    assert error.strip() in notice.inner_text() and notice.evaluate("e => e.scrollWidth <= e.clientWidth && e.clientHeight > 40")
+    assert error.strip() in notice.inner_text()
+    assert notice.evaluate("e => e.scrollWidth <= e.clientWidth && e.clientHeight > 40"), "it takes the lines that it needs"
     assert page.locator(".top").evaluate("e => [...e.children].map(c => c.getBoundingClientRect().width)") == top
     notice.get_by_role("button", name="close").click()
     failed(error)
