@@ -5,6 +5,7 @@ import { SpectrumView, drawCurve } from "./spectrum.js";
 
 const EVERY = 200; // ms between two questions; previews come at most three times a second
 const PATIENCE = 10_000; // ms without an answer, until a run counts as lost
+const LAST_SEED = 999_999;
 const BARS = [0.5, 1, 2, 5, 10, 20, 60];
 const ORDER = ["image", "spectrum", "scalar"]; // pictures first, whatever comes first
 
@@ -12,7 +13,6 @@ export class Generate {
   constructor(app) {
     Object.assign(this, { app, row: null, asked: 0, visitor: Math.random().toString(36).slice(2), veiled: false });
     this.root = h("section", { class: "generate", "aria-label": "generate" });
-    window.addEventListener("pagehide", () => { if (this.active) { navigator.sendBeacon(this.app.url(`stop/${this.run}.json`, { visitor: this.visitor })); } });
   }
 
   get active() { return this.status === "waiting" || this.status === "running"; }
@@ -44,7 +44,7 @@ export class Generate {
     if (!sources.length) { this.root.replaceChildren(h("header", {}, h("h3", {}, w.title), h("button", { class: "go", disabled: "" }, w.go)), h("p", { class: "note" }, why)); return; }
     this.button = h("button", { class: "go", onclick: () => this.press() }, w.go);
     this.choices = new Map(sources.map(s => [s, h("button", { title: s.title, onclick: () => this.choose(s) }, s.name)]));
-    this.number = h("input", { type: "number", min: 0, max: 999999, step: 1, "aria-label": w.seed, oninput: () => this.said() });
+    this.number = h("input", { type: "number", min: 0, max: LAST_SEED, step: 1, "aria-label": w.seed, oninput: () => this.said(), onkeydown: event => this.typing(event) });
     this.bar = h("i", {}); this.note = h("p", { class: "note" }); this.body = h("div", { class: "made" }); this.small = h("div", { class: "small" });
     this.root.replaceChildren(h("header", {}, h("h3", {}, w.title), h("label", {}, w.seed, this.number), this.button),
       h("div", { class: "from" }, h("span", {}, w.from), h("div", { class: "switch", role: "group", "aria-label": w.from }, ...this.choices.values())),
@@ -60,7 +60,7 @@ export class Generate {
     this.said();
   }
 
-  get typed() { return Math.max(0, Math.trunc(+this.number.value) || 0); } // the seed in the field: used when the button is pressed
+  get typed() { return Math.min(LAST_SEED, Math.max(0, Math.trunc(+this.number.value) || 0)); } // the seed in the field: used when the button is pressed
 
   said() { // button, bar and note, as things stand
     const w = this.app.words, left = this.left();
@@ -88,8 +88,15 @@ export class Generate {
   press() {
     if (this.active) { this.stop(); return; }
     if (!this.source) { return; }
-    this.seed = this.typed === this.seed && this.status === "done" ? this.seed + 1 : this.typed;
+    this.seed = this.typed === this.seed && this.status === "done" ? (this.seed + 1) % (LAST_SEED + 1) : this.typed;
     this.start();
+  }
+
+  typing({ key, ctrlKey }) { // in the field of the seed
+    if (key === "Escape") { this.stop(); }
+    if (key !== "Enter" || ctrlKey || (this.active && this.typed === this.seed)) { return; }
+    this.stop();
+    this.press();
   }
 
   async start() {
@@ -110,7 +117,13 @@ export class Generate {
     if (run) { this.app.ask(`stop/${run}.json`, { visitor: this.visitor }, "POST").catch(() => {}); }
   }
 
-  async follow(state, asked = ++this.asked) {
+  async follow(state, asked) {
+    const leave = () => { if (this.active) { navigator.sendBeacon(this.app.url(`stop/${this.run}.json`, { visitor: this.visitor })); } };
+    window.addEventListener("pagehide", leave);
+    try { await this.followed(state, asked); } finally { window.removeEventListener("pagehide", leave); } // which would keep a view that is gone
+  }
+
+  async followed(state, asked = ++this.asked) {
     let heard = performance.now();
     for (;;) {
       if (asked !== this.asked) { // stopped before its name was known
@@ -121,6 +134,7 @@ export class Generate {
       if (!this.active) { return; }
       await new Promise(done => setTimeout(done, state.version === undefined ? 0 : EVERY));
       if (asked !== this.asked) { return; }
+      if (!this.app.root.isConnected) { this.stop(); return; }
       try { state = await this.app.ask(`run/${this.run}.json`, { visitor: this.visitor }); heard = performance.now(); } catch (error) {
         const lost = error.status === 404 || performance.now() - heard > PATIENCE; // a run that the server does not know will not come
         if (lost && asked === this.asked) { this.status = "failed"; this.said_note = error.message; this.said(); }
@@ -198,13 +212,21 @@ export class Generate {
     slot.caption.replaceChildren(h("b", {}, `${part.title} `), ...(measured ? [h("i", { class: "data" }), `${w.measured} `] : []), h("i", { class: "over" }), part.done ? w.band.replace("{}", part.samples) : w.unfinished);
     this.verdict(slot, part.check);
     slot.wanted = part.version;
-    slot.truth.then(() => fetch(this.url(part, part.file))).then(answer => answer.arrayBuffer()).then(buffer => { if (slot.wanted === part.version) { slot.view.overlay(buffer, w.generated); this.app.painted("generated"); } });
+    this.drawOver(slot, part, this.run);
   }
 
-  async truth(slot) { // the measured spectrum that the generated one is drawn over
-    const i = this.card.spectra.findIndex(s => s.survey === "desi");
-    if (i < 0) { slot.view.unit = "10⁻¹⁷ erg s⁻¹ cm⁻² Å⁻¹"; return; }
-    slot.view.load(await (await fetch(this.app.url(`spectrum/${this.row}/${i}.bin`))).arrayBuffer(), this.card.spectra[i]);
+  async drawOver(slot, part, run) {
+    await slot.truth;
+    if (slot.wanted !== part.version) { return; }
+    const buffer = await this.app.tried(this.app.bytes(`run/${run}/${part.file}`, { v: part.version }));
+    if (buffer && slot.wanted === part.version) { slot.view.overlay(buffer, this.app.words.generated); this.app.painted("generated"); }
+  }
+
+  async truth(slot) { // the measured spectrum that the generated one is drawn over; alone if there is none, or it cannot be read
+    const i = this.card.spectra.findIndex(s => s.survey === "desi"), about = this.card.spectra[i];
+    slot.view.unit = "10⁻¹⁷ erg s⁻¹ cm⁻² Å⁻¹";
+    const buffer = about ? await this.app.tried(this.app.bytes(`spectrum/${this.row}/${i}.bin`)) : null;
+    if (buffer) { slot.view.load(buffer, about); }
   }
 
   posterior(slot, part) {

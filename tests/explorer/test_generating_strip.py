@@ -381,6 +381,22 @@ def test_what_was_looked_at_longest_ago_is_forgotten_beyond_a_budget(looked_at: 
     assert [row for row in (1, 2, 3) if made.done(row) == [f"{row}-legacy-0"]] == kept
 
 
+@pytest.mark.parametrize(("size", "most"), [("KEPT_BYTES", 40), ("KEPT_RUNS", 4)])
+def test_what_was_stopped_or_failed_is_forgotten_too(size: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, size, most)
+    made = Silent()
+    for number in range(1, 31):
+        key = made.start(number, "legacy", 0, "ada")["run"]
+        made.frame(number)
+        if number % 2:
+            made._take({"run": number, "ending": "failed", "error": "no such input"}, {})
+        else:
+            made.stop(key, "ada")
+            made._take({"run": number, "ending": "stopped"}, {})
+        assert made.state(key, "ada")["parts"], "the last one stays readable"
+    assert list(made._runs) == [f"{number}-legacy-0" for number in range(27, 31)]
+
+
 def until(true: Callable[[], bool], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
@@ -404,6 +420,22 @@ def test_a_process_that_fails_or_dies_is_said(sky: Path, tmp_path: Path) -> None
     process.kill()
     until(lambda: made.state(key, "ada")["status"] == "failed")
     assert "exit code -9" in made.state(key, "ada")["note"] and generators() == []
+    made.close()
+
+
+def test_who_waits_behind_a_process_that_hangs_is_served_by_another(sky: Path, tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "LONGEST", 0.5)
+    made = Runs(sky, tmp_path)
+    first = made.start(0, "legacy", 0, "ada")["run"]
+    [process] = generators()
+    process.send_signal(signal.SIGSTOP)
+    made.stop(first, "ada")
+    second = made.start(1, "legacy", 0, "bob")["run"]
+    assert made.state(second, "bob")["status"] == "running" and process.is_running()
+    until(lambda: made.state(second, "bob")["status"] == "failed")
+    assert "is not a model" in made.state(second, "bob")["note"] and not process.is_running()
+    assert made.state(first, "ada")["status"] == "stopped" and len(generators()) == 1
     made.close()
 
 
@@ -539,10 +571,40 @@ def test_the_seed_that_was_typed_is_drawn_by_key_and_by_mouse(seen: Visit, galax
     page.keyboard.press("Enter")
     assert go.evaluate("e => e === e.getRootNode().activeElement"), "the focus stays on the button"
     page.keyboard.press("Escape")
-    field.fill("-3")
-    go.click()
-    assert field.input_value() == "0"
-    go.click()
+    for typed, drawn in (("-3", "0"), ("1e21", "999999"), ("12", "12")):
+        field.fill(typed)
+        field.press("Enter")
+        page.wait_for_function("omnisky.card.generate.run && omnisky.card.generate.active")
+        assert field.input_value() == drawn == posted[-1]
+        field.press("Escape")
+        page.wait_for_function("omnisky.card.generate.status === 'stopped'")
+
+
+@pytest.mark.browser
+def test_what_is_generated_is_drawn_though_what_was_measured_cannot_be_read(seen: Visit) -> None:
+    page = seen.page
+    page.goto(seen.address + f"/?o={generating_model.objects()[4].id}")
+    page.wait_for_function("window.omnisky?.card.generate.row === 4")
+    page.route("**/spectrum/4/*", lambda route: route.fulfill(status=500, json={"error": "damaged"}))
+    page.locator(".generate .go").click()
+    page.wait_for_function("omnisky.card.generate.slots.tok_spectrum_desi?.view?.over", timeout=60_000)
+    page.unroute_all()
+    page.keyboard.press("Escape")
+    seen.trouble.clear()
+
+
+@pytest.mark.browser
+def test_a_view_that_is_gone_stops_its_run(seen: Visit) -> None:
+    page, asked = seen.page, []
+    page.goto(seen.address + f"/?o={generating_model.objects()[5].id}")
+    page.wait_for_function("window.omnisky?.card.generate.row === 5")
+    page.locator(".generate .go").click()
+    page.wait_for_function("omnisky.card.generate.run")
+    with page.expect_request("**/stop/5-*"):
+        page.evaluate("omnisky.root.remove()")
+    page.on("request", lambda r: asked.append(r.url) if "/run/5-" in r.url else None)
+    page.wait_for_timeout(500)
+    assert asked == []
 
 
 @pytest.mark.browser
