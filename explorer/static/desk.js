@@ -257,7 +257,7 @@ class Desk {
     this.card.show(card);
     this.painted("card");
     this.live.textContent = `Selected ${card.id}${card.z === null ? "" : `, redshift ${card.z.toFixed(3)}`}`;
-    if (push) { this.write(true); }
+    this.write(push); // also where an address led: it may have been written meanwhile, without its object
     this.model.row = row;
     this.showNear(await near, askedNear, stay);
   }
