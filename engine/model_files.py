@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +43,13 @@ def codec_checksum(folder: Path) -> str:
     return hashlib.sha256("".join(each).encode()).hexdigest()
 
 
-def models_of(sky: Path) -> list[Path]:
+def models_of(sky: Path) -> Iterator[Path]:
     """The folders of the models that made a sky's vectors, the shipped one, of whatever version, last; it alone if there are
     no vectors.
 
-    Raises ValueError if one of them is not known or not there any more.
+    Raises ValueError at one that is not known or not there any more.
     """
-    found: dict[Path, None] = {}
+    found: set[Path] = set()
     manifests = sorted(sky.glob("embeddings/*/manifest.json"))
     shipped = not manifests
     for path in manifests:
@@ -62,13 +63,16 @@ def models_of(sky: Path) -> list[Path]:
         if not (folder / "config.json").is_file():
             place = f"whose folder {folder} is gone" if manifest.get("folder") else "and no folder is known of it"
             raise ValueError(f"the vectors of {sky} are of {name}, {place}; name the model with --model FOLDER")
-        found[folder] = None
-    return [*found, *([SHIPPED] if shipped else [])]
+        if folder not in found:
+            found.add(folder)
+            yield folder
+    if shipped:
+        yield SHIPPED
 
 
 def model_of(sky: Path) -> Path:
-    """The first of `models_of`: the one to generate with."""
-    return models_of(sky)[0]
+    """The first of `models_of`, whether the others are there or not: the one to generate with."""
+    return next(models_of(sky))
 
 
 def head_of(model: str, *folders: Path) -> Path | None:

@@ -15,7 +15,7 @@ from astropy.coordinates import SkyCoord
 from standin_sky import render
 
 import engine
-from engine import checkpoints, demo_sky, jobs
+from engine import checkpoints, demo_sky, jobs, vectors
 from engine.embeddings import Embeddings
 from engine.models import AstroClip, AstroClipConfig
 from engine.objects import Image, Scalar, SkyObject, Spectrum
@@ -66,7 +66,7 @@ def run(steps: Iterator[Step]) -> list[Step]:
 
 
 def test_embed_gives_every_object_the_vectors_of_the_model(sky: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "EMBED_BATCH", 16)
+    monkeypatch.setattr(vectors, "BATCH", 16)
     notes = [s.note for s in run(jobs.embed(sky, model))]
     assert notes[0] == "embedded 16 of 40 objects" and len(notes) == 4
     opened = engine.open(sky)
@@ -262,11 +262,11 @@ KILLER = """
 import os, random, signal, sys, time, traceback
 import torch
 torch.set_num_threads(1)
-from engine import demo_sky, jobs, maps
+from engine import demo_sky, jobs, maps, vectors
 from engine.embeddings import Embeddings
 from engine.store import Store
 job, sky, model = sys.argv[1:]
-jobs.EMBED_BATCH, jobs.FIRST_MAP, jobs.KINDS, demo_sky.BATCH = 2, 8, ("pca",), 4
+vectors.BATCH, jobs.FIRST_MAP, jobs.KINDS, demo_sky.BATCH = 2, 8, ("pca",), 4
 maps.warm_up = lambda: None
 demo_sky.batches = lambda seed, a, b: (list(demo_sky.objects(seed, i, min(4, b - i))) for i in range(a, b, 4))
 def work():

@@ -18,7 +18,7 @@ from engine import checkpoints, demo_sky, jobs, tokenized
 from engine.checkpoints import OmniBundle, save_aion
 from engine.cli import app
 from engine.codecs import CodecWarning
-from engine.model_files import ASTROCLIP
+from engine.model_files import ASTROCLIP, model_of
 from engine.models.omni import Omni, OmniConfig
 from engine.objects import Scalar, SkyObject
 from engine.store import Store
@@ -212,6 +212,11 @@ def test_a_sky_with_two_models_keeps_both(sky: Path, folder: Path, bundle: OmniB
     assert {space: len(opened.vectors(space)) for space in before} == dict.fromkeys(before, N + 2)
     assert opened.embeddings("of-yours").manifest["folder"] == str(moved.resolve())
     assert opened.vectors("image")[:N].tobytes() == before["image"]
+
+    shutil.rmtree(moved)
+    assert model_of(sky) == mine.resolve(), "to generate with, the other need not be there"
+    with pytest.raises(ValueError, match="is gone; name the model"):
+        list(jobs.embed(sky))
 
 
 def test_what_cannot_be_is_one_sentence(sky: Path, folder: Path) -> None:

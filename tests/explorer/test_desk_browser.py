@@ -376,6 +376,7 @@ def test_views_that_are_gone_are_forgotten(seen: Visit) -> None:
         return bool(page.evaluate("!gone.deref()"))
 
     until(seen, forgotten)
+    assert page.evaluate("[gone.deref() ?? null, omnisky.state.id]") == [None, "galaxy-03"], "the page's own desk stays"
     seen.open("galaxy-03")
 
 

@@ -588,6 +588,7 @@ def test_what_is_generated_is_drawn_though_what_was_measured_cannot_be_read(seen
     page.route("**/spectrum/4/*", lambda route: route.fulfill(status=500, json={"error": "damaged"}))
     page.locator(".generate .go").click()
     page.wait_for_function("omnisky.card.generate.slots.tok_spectrum_desi?.view?.over", timeout=60_000)
+    assert page.evaluate("omnisky.card.generate.slots.tok_spectrum_desi.view.over.wave.length") == 7781
     page.unroute_all()
     page.keyboard.press("Escape")
     seen.trouble.clear()
