@@ -125,10 +125,11 @@ class Desk:
 
     def state(self) -> dict[str, Any]:
         """What the page polls while a sky grows: version, counts, maps and how far the work is."""
+        progress = self.progress  # before the look: when all is done, all is seen
         self.look()
         sky = self._sky
         maps = [] if sky is None else self.maps()
-        return {"version": self._generation, "objects": 0 if sky is None else len(sky), "maps": maps, "progress": self.progress}
+        return {"version": self._generation, "objects": 0 if sky is None else len(sky), "maps": maps, "progress": progress}
 
     def maps(self) -> list[dict[str, Any]]:
         """The maps there are, the one to begin with first."""
