@@ -256,8 +256,9 @@ def evaluate(
 @app.command(epilog="Example: omnisky generate my.sky --object demo-000005 --target hsc_image --samples 8 --out x.fits")
 def generate(
     sky: SkyFolder,
-    target: Annotated[str, typer.Option(help="What to make: hsc_image, legacy_image, desi_spectrum, sdss_spectrum, redshift or "
-                                        "a token key; several, with commas, each from those before it, too.")],
+    target: Annotated[str, typer.Option(help="What to make: hsc_image, legacy_image, desi_spectrum, sdss_spectrum, redshift, "
+                                        "catalogue, segmentation or a token key; several, with commas, each from those before "
+                                        "it, too.")],
     out: Annotated[Path, typer.Option(help="The FITS file; without --object a folder, of one file an object.")],
     object: Annotated[str | None, typer.Option(help="Its id, its row or a position; without it, every object.")] = None,
     model: Model = None,

@@ -134,7 +134,7 @@ def _append_all(store: Store, spaces: dict[str, Embeddings], batch: int,
     finally:  # stopped or done
         _commit(spaces, made, first)
     counts = ", ".join(f"{s.known():,} have {space} vectors" for space, s in spaces.items())
-    yield Step(1.0, f"all {len(store):,} objects were looked at: {counts}")
+    yield Step(1.0, f"all {len(store):,} objects were looked at: {counts}" if len(store) else "there are no objects yet")
 
 
 def _commit(spaces: dict[str, Embeddings], made: list[Vectors], first: int) -> None:

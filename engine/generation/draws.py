@@ -47,8 +47,8 @@ class Settings:
                 ("steps", whole(self.steps) and self.steps >= 1, "a whole number from 1"),
                 ("temperature", number(self.temperature) and self.temperature >= 0, "a number from 0, which takes the most "
                  "probable id"),
-                ("top_k", k is None or (whole(k) and k >= 1), "a whole number from 1, or None for all ids"),
-                ("top_p", p is None or (number(p) and 0 < p <= 1), "above 0 and up to 1, or None for all ids"),
+                ("top_k", k is None or (whole(k) and k >= 1), "a whole number from 1 (None, the default, keeps all ids)"),
+                ("top_p", p is None or (number(p) and 0 < p <= 1), "above 0 and up to 1 (None, the default, keeps all ids)"),
                 ("guidance", number(self.guidance) and self.guidance >= 0, "a number from 0; 1 is none"),
                 ("cache", isinstance(self.cache, bool), "True or False")):
             if not right:

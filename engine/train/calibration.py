@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engine.checkpoints.aion import load_aion
+from engine.files import read_json
 from engine.generation import reading
 from engine.modalities import FLUXES
 from engine.models.calibration import between, calibrated, entropy, mixed
 from engine.models.omni import Omni
 from engine.records import Records
 from engine.steps import Step
-from engine.train.token_data import tokens_of
+from engine.train.token_data import seen, tokens_of
 
 ENTROPIES = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 STIFF = 1e-3  # times the squared differences of neighbouring powers' logarithms and shares' logits, beside a mean log score
@@ -36,11 +37,13 @@ def run(folder: Path, sky: Path, objects: int) -> Iterator[Step]:
     what the log scores gain. Each choice of inputs counts alike: every image and spectrum alone, the catalogue's fluxes alone,
     and they with each image; of each at most so many objects.
 
-    Raises ValueError for a model that tells no such number, and for a sky without objects to fit on.
+    Raises ValueError for a model that tells no such number, for a sky without objects to fit on, and for tokens that the model
+    was trained on.
     """
     model = load_aion(folder)
     model.config = replace(model.config, calibration={})
     [records] = tokens_of([sky], model.config, folder)
+    _check_unseen(folder, sky, records)
     targets = [key for key, m in model.outputs.items() if m.codec == "grid"]
     if not targets:
         raise ValueError(f"{folder} tells no number on an even grid, so that there is nothing to calibrate")
@@ -64,6 +67,19 @@ def run(folder: Path, sky: Path, objects: int) -> Iterator[Step]:
     part_of.replace(path)
     gained = ", ".join(f"{target} {gain:+.4f}" for target, gain in gains.items())
     yield Step(1.0, f"calibrated; log scores of what it was fitted on: {gained}", {"powers": found, "log score": gains})
+
+
+def _check_unseen(folder: Path, sky: Path, records: Mapping[str, Records]) -> None:
+    """Raises ValueError if the model says that it, or the one that it began with, was trained on these tokens."""
+    mine, about = seen(records), folder / "training.json"
+    story = read_json(about) if about.is_file() else {}
+    while isinstance(story, dict):  # what it began with may be just a name
+        for theirs in story.get("seen", []):
+            shared = mine.keys() & theirs.keys()
+            if shared and all(mine[key] == theirs[key] for key in shared):
+                raise ValueError(f"{sky} has the tokens that {folder} was trained on, of which it is surer than of others; "
+                                 "calibrate it on objects that it has not seen: another sky, another --seed of `train tokens`")
+        story = story.get("began with")
 
 
 def choices(model: Omni, target: str) -> list[tuple[str, ...]]:

@@ -40,7 +40,7 @@ from engine.train.omni_step import MaskedOmni, weights
 from engine.train.optim import adamw_omni, average, rate_at
 from engine.train.placed_heads import pairs_of, place_heads
 from engine.train.recorded import Recorded, lengths
-from engine.train.token_data import TokenData, cells_of, copies_of, joined, tokens_of
+from engine.train.token_data import TokenData, cells_of, copies_of, joined, seen, tokens_of
 
 
 def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Path, out: str | Path, pair: How | None = None,
@@ -113,6 +113,7 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     if missing := sorted(named - set(config.domains)):
         raise ValueError(f"the recipe translates {', '.join(missing)}, which the tokens do not have; there are "
                          f"{', '.join(config.domains)}")
+    check_memory(recipe, config, available(device), processes, device.type, held())
     cells = [cells_of(sky) for sky in skies] if recipe.split == "positions" else None
     led = None if pair is None else joined(skies, records, known, pair)
     copies = copies_of(skies, records, known, codecs)
@@ -124,7 +125,6 @@ def prepared(recipe: OmniRecipe, skies: list[Path], codecs: Path, out: Path, dev
     if start is not None:
         marks["start"] = weights_checksum(start)[:16]
     previous = _previous(out, marks, recipe)
-    check_memory(recipe, config, available(device), processes, device.type, held())
     if device.type == "cpu":
         torch.set_num_threads(recipe.threads)
         if recipe.recompute:  # for whom memory counts more than time
@@ -383,8 +383,8 @@ def _save_result(this: Training, hours: float) -> None:
     write_json(part / "training.json", {
         "recipe": this.recipe.to_dict(), **this.marks, "hours": round(hours, 4), "objects": len(this.data.train),
         "paired": this.data.paired,
-        "skies": [sky.name for sky in this.skies], "codecs": this.codecs.name, "pair": this.pair,
-        "torch": str(torch.__version__)}
+        "skies": [sky.name for sky in this.skies], "seen": [seen(some) for some in this.data.skies],
+        "codecs": this.codecs.name, "pair": this.pair, "torch": str(torch.__version__)}
         | _before(this.start))
     shutil.rmtree(result, ignore_errors=True)
     part.rename(result)

@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plan", choices=list(PLANS), default="gpu")
     parser.add_argument("--codecs", type=Path, help="take codecs from here, those of numbers and maps at least")
     parser.add_argument("--begin", type=Path, help="the transformer begins with the weights of this model")
-    parser.add_argument("--start", type=Path, help="what an earlier stage kept, if WORK is empty")
+    parser.add_argument("--start", type=Path, help="what an earlier stage kept, if there is no WORK yet")
     options = parser.parse_args(arguments)
     if not PLANS[options.plan].codecs and None in (options.codecs, options.begin):
         parser.error(f"the plan {options.plan} goes on from a model: name it with --begin, and with --codecs the one whose "

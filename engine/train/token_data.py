@@ -6,6 +6,7 @@ Shape letters: B batch, R rows of all skies, N places of a `Layout`, M modalitie
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ Rows = NDArray[np.int64]
 CELL = 29 - 6  # validation by position: whole HEALPix cells of order 6, about a degree
 CELL_SALT, SPLIT_SALT, PAIR_SALT = 7, 11, 13
 WAY_SALT = 10_000  # and as many more as epochs: above those of the pairs
-MADE = "make them with `omnisky tokenize`"
+FIRST = 64  # objects that tell whose tokens these are
 
 
 def tokens_of(skies: Sequence[Path], config: OmniConfig, codecs: Path) -> list[dict[str, Records]]:
@@ -46,7 +47,7 @@ def tokens_of(skies: Sequence[Path], config: OmniConfig, codecs: Path) -> list[d
             if record is not None and len(record):
                 records[key] = record
         if not records:
-            raise ValueError(f"{sky} has no tokens of {', '.join(config.domains)}; {MADE}")
+            raise ValueError(f"{sky} has no tokens of {', '.join(config.domains)}; {_made(sky)}")
         found.append(records)
     return found
 
@@ -57,13 +58,25 @@ def _opened(folder: Path, key: str, config: OmniConfig, codecs: Path) -> Records
         return None
     record, m = Records.open(folder), config.modality(key)
     if record.shape != (m.tokens,):
-        raise ValueError(f"{folder} has {record.shape} tokens an object, the model {m.tokens}; {MADE}")
+        raise ValueError(f"{folder} has {record.shape} tokens an object, the model {m.tokens}; {_made(folder.parents[1])}")
     codec = codecs / "codecs" / m.folder
     if not (codec / "config.json").is_file():
         raise ValueError(f"{folder} has tokens, but {codec} is no codec; name the model that made them")
     if record.manifest.get("codec") != codec_checksum(codec):
-        raise ValueError(f"{folder} was made by another codec than {codec}; {MADE}")
+        raise ValueError(f"{folder} was made by another codec than {codec}; {_made(folder.parents[1])}")
     return record
+
+
+def _made(sky: Path) -> str:
+    """What makes tokens: a sky has objects, what was simulated for training has nothing but them."""
+    simulated = (sky / "tokens").is_dir() and not (sky / "sky.json").is_file()
+    return "make them with `omnisky train tokens`" if simulated else "make them with `omnisky tokenize`"
+
+
+def seen(records: Mapping[str, Records]) -> dict[str, str]:
+    """Of each modality a digest of the first objects' tokens: a model says by them what it was trained on."""
+    return {key: hashlib.sha256(r.rows[:FIRST].tobytes() + r.values[:FIRST].tobytes()).hexdigest()[:16]
+            for key, r in records.items()}
 
 
 def copies_of(skies: Sequence[Path], tokens: Sequence[Mapping[str, Records]], config: OmniConfig, codecs: Path
@@ -208,7 +221,8 @@ class TokenData:
         place = self.layout.slices[key]
         top = self.layout.config.modality(key).vocabulary - 1
         if values.size and int(values.max()) > top:
-            raise ValueError(f"{folder} has the id {int(values.max())}, but the model's go up to {top}; {MADE}")
+            raise ValueError(f"{folder} has the id {int(values.max())}, but the model's go up to {top}; "
+                             f"{_made(folder.parents[1])}")
         new = np.diff(at, prepend=-1) > 0
         new &= ~there[at, place].any(1)
         ids[at[new], place] = values[new]

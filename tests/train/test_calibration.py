@@ -23,6 +23,7 @@ from engine.models.omni import Omni
 from engine.models.omni_config import OmniConfig
 from engine.records import Records
 from engine.train import calibration
+from engine.train.token_data import seen
 
 KEYS = ("tok_spectrum_desi", "tok_z", "tok_flux_g")
 SIZES = {"tok_spectrum_desi": (6, 12), "tok_z": (1, 64), "tok_flux_g": (1, 12)}
@@ -120,6 +121,22 @@ def test_a_model_is_calibrated_in_its_folder(place: Path) -> None:
                                     for key in ("tok_z", "tok_spectrum_desi"))
     torch.testing.assert_close(new, calibrated(old, knots))
     assert torch.equal(fluxes, others)
+
+
+@pytest.mark.parametrize("by", ["itself", "what it began with"])
+def test_what_it_was_trained_on_tells_nothing_of_others(place: Path, by: str) -> None:
+    """Also if the sky has grown since, or has other modalities now; a sky that shares a modality by chance is another one."""
+    records = {key: Records.open(place / "sky/tokens" / key) for key in KEYS}
+    mark = seen(records)
+    records["tok_z"].append([300], [[1]], 301)
+    about = {"seen": [{key: mark[key] for key in KEYS[:2]} | {"tok_flux_r": "another"}]}
+    train = ["train", "calibration", str(place / "sky"), "--model", str(place / "model")]
+    for story, code in ((about, 1), ({"seen": [mark | {"tok_flux_g": "another"}]}, 0)):
+        (place / "model/training.json").write_text(json.dumps(story if by == "itself" else {"seen": [], "began with": story}))
+        run = CliRunner().invoke(app, train)
+        assert run.exit_code == code, run.output
+        assert code == 0 or ("sky has the tokens" in run.output and "another sky" in run.output)
+    assert checkpoints.load_aion(place / "model").config.calibration
 
 
 def test_magnitudes_are_those_that_every_object_has() -> None:

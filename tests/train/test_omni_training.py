@@ -36,7 +36,7 @@ from engine.train.omni_recipes import PROGRAM, RECIPES, OmniRecipe, check_memory
 from engine.train.omni_step import FEW, MaskedOmni, _Rows, compact, weights
 from engine.train.optim import adamw_omni, average, rate_at
 from engine.train.recorded import Recorded, lengths
-from engine.train.token_data import TokenData, cells_of, hashed, tokens_of
+from engine.train.token_data import TokenData, cells_of, hashed, seen, tokens_of
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "goldens" / "omni_losses.json"
@@ -457,6 +457,7 @@ def test_the_result_is_a_model_with_its_codecs(finished: Path, place: Path) -> N
     story = json.loads((finished / "model/training.json").read_text())
     assert story["recipe"]["seed"] == 1 and story["hours"] > 0 
     assert (story["skies"], story["codecs"], story["pair"]) == (["toy.sky"], "codecs-of", None)
+    assert story["seen"] == [seen({key: Records.open(place / "toy.sky/tokens" / key) for key in KEYS})]
     averages = load_file(finished / "checkpoint/averages.safetensors")
     weights_ = load_file(finished / "checkpoint/model.safetensors")
     stored = load_file(finished / "model/model.safetensors")
@@ -521,6 +522,9 @@ def test_runs_that_do_not_fit_are_refused(finished: Path, place: Path, tmp_path:
     with pytest.raises(ValueError, match=r"fewer than a batch of 512; take a smaller batch"):
         next(trained(place, tmp_path, replace(RECIPE, batch=512)))
     with pytest.raises(ValueError, match=r"has no tokens of .*omnisky tokenize"):
+        next(omni.run(RECIPE, [tmp_path], place / "codecs-of", tmp_path / "out"))
+    (tmp_path / "tokens").mkdir()  # and no objects: it was simulated for training
+    with pytest.raises(ValueError, match=r"has no tokens of .*omnisky train tokens"):
         next(omni.run(RECIPE, [tmp_path], place / "codecs-of", tmp_path / "out"))
     other = toy_sky(tmp_path / "other.sky", place / "codecs-of", 210, seed=4)
     with pytest.raises(ValueError, match="a run of other tokens"):
@@ -704,6 +708,13 @@ def test_memory_is_estimated_before_a_run() -> None:
     with pytest.raises(ValueError, match=r"needs about .* GiB .*share it among .* processes .*a smaller recipe .*tiny, small"):
         check_memory(big, big.config(KEYS, SIZES), 40 * 2**30)
     check_memory(big, big.config(KEYS, SIZES), 10**15)
+
+
+def test_memory_is_asked_for_before_objects(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who brings more objects for a batch that never fits has brought them for nothing."""
+    monkeypatch.setattr(omni, "available", lambda device: 2**28)
+    with pytest.raises(ValueError, match=r"needs about .* GiB"):
+        next(trained(place, tmp_path, replace(RECIPE, batch=512)))
 
 
 def test_what_the_program_has_already_is_not_asked_for_again() -> None:
