@@ -4,7 +4,8 @@ The stamp is divided by the light in its middle, which has a token of its own; w
 cut into 12 x 12 patches. All layers but the last work on that grid of patches, so that a step of training costs little:
 convolutions on all pixels take twenty times as long. Between the halves lies FSQ (Mentzer et al. 2023, arXiv:2309.15505).
 One network for the nine bands of two surveys, any subset of one survey's at a time, as AION-1's image codec
-(Parker et al. 2025, arXiv:2510.17960, sec. 3.1). `engine.train.codecs` trains it on images without noise.
+(Parker et al. 2025, arXiv:2510.17960, sec. 3.1); tokens are of whole sets, what was not measured filled in.
+`engine.train.codecs` trains it on images without noise.
 
 Shape letters: B batch, C bands of one survey, W width, N pixels a side (96), S patches a side (12), D latent channels.
 """
@@ -203,18 +204,28 @@ class CompactImageCodec(nn.Module):
         """flux (B, C, H, W) in the survey's own pixel values, any size -> int32 (B, 145). `flux` is left as it is.
 
         The central 96 x 96 pixels count; a smaller image is padded with zeros, with a `CodecWarning`. NaN pixels count as 0,
-        infinite ones as the brightest there are. Raises KeyError for an unknown band, ValueError for another shape and for
+        infinite ones as the brightest there are. A band of the survey that is not given is filled in as it usually is, so that
+        tokens mean the same to whoever learned to read those of whole sets: without it, the brightness of g, r, z alone (DR9)
+        would be taken for that of g, r, i, z. Raises KeyError for an unknown band, ValueError for another shape and for
         bands of two surveys at once.
         """
         x, given, survey = self.prepared(flux, bands)
         rows = [torch.zeros(0, self.config.tokens, dtype=torch.int32, device=self.device)]
         for piece in x.split(PIECE.get(x.device.type, 8)):
             if len(piece):
-                there = given.expand(len(piece), -1)
-                level = self.brightness(piece, there, survey)
-                z = self.latents_of(piece, there, survey, self.brightness_of(level))
-                rows.append(torch.cat([level[:, None].int(), self.quantizer.encode(z).flatten(1)], 1))
+                ids = self._ids(piece, given, survey)
+                if not given.all():
+                    usual = self.detokenize(ids, survey) / BANDS[CHANNELS[survey][0]].unit
+                    ids = self._ids(torch.where(given[..., None, None], piece, usual), torch.ones_like(given), survey)
+                rows.append(ids)
         return torch.cat(rows)
+
+    def _ids(self, flux: Tensor, given: Tensor, survey: str) -> Tensor:
+        """(B, C, N, N) in nmgy, of which the bands (1, C) are given -> int32 (B, 145)."""
+        there = given.expand(len(flux), -1)
+        level = self.brightness(flux, there, survey)
+        z = self.latents_of(flux, there, survey, self.brightness_of(level))
+        return torch.cat([level[:, None].int(), self.quantizer.encode(z).flatten(1)], 1)
 
     def prepared(self, flux: Values, bands: str | Sequence[str]) -> tuple[Tensor, Tensor, str]:
         """In nmgy with all of the survey's bands, (B, C, 96, 96) float32; which are given, (1, C) bool; the survey."""

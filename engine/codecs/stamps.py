@@ -40,6 +40,8 @@ def encode(tokenize: Callable[[Tensor, Sequence[str]], Tensor], objects: SkyObje
         if min(size) < field.size:
             warn(f"{size[0]} x {size[1]} pixels, padded with zeros to {field.size} x {field.size}",
                  [some[row].id for row, _ in members])
+        if lacking := [b for b in field.bands if PREFIX[field.survey] + b.upper() not in bands]:
+            warn(f"no {', '.join(lacking)} of {field.survey}, filled in as usual", [some[row].id for row, _ in members])
         parts.append(tokenize(stamp(torch.from_numpy(np.stack([p for _, p in members]))), bands))
     order = torch.tensor([row for members in groups.values() for row, _ in members])
     tokens = torch.cat(parts).short()[order.argsort().to(parts[0].device)]
@@ -60,7 +62,7 @@ def common_field(objects: list[SkyObject], survey: str | None) -> Field:
 
 def stamp_of(obj: SkyObject, field: Field, resample: bool) -> tuple[Array, tuple[str, ...], bool]:
     """Pixels (C, ny, nx) float32 in the survey's values with 0 where bad, the codec's names of their bands, and whether they
-    were brought to another scale. Raises as `ImageCodec.encode` says."""
+    were brought to another scale. A band without a good pixel is none. Raises as `ImageCodec.encode` says."""
     from engine import adapt_inputs
     from engine.objects import unit_of
 
@@ -89,8 +91,11 @@ def stamp_of(obj: SkyObject, field: Field, resample: bool) -> tuple[Array, tuple
                          "it cannot be turned into nmgy")
     pixels = np.asarray(image.pixels[planes], np.float32)
     bad = ~np.isfinite(pixels) if image.mask is None else ~np.isfinite(pixels) | image.mask[planes]
-    if bad.all():
+    seen = np.flatnonzero(~bad.all((1, 2)))
+    if not len(seen):
         raise ValueError(f"the image of object {obj.id} has no good pixel")
+    planes, names = [planes[i] for i in seen], tuple(names[i] for i in seen)
+    pixels, bad, factor = pixels[seen], bad[seen], factor[seen]
     scale = image.pixel_scale or field.scale
     if abs(scale / field.scale - 1) > adapt_inputs.SAME_SCALE:
         if not resample:

@@ -148,6 +148,17 @@ def test_objects_come_and_go(codec: CompactImageCodec) -> None:
         codec.encode(SkyObject("one", images=(image,)), survey="hsc")
 
 
+def test_a_band_that_nobody_looked_at_is_none(codec: CompactImageCodec) -> None:
+    """It counts as one that is not in the file, and what is made up for it is told."""
+    pixels = galaxy(10.0, 4)[0].numpy().copy()
+    bad = np.zeros(pixels.shape, bool)
+    bad[2] = True
+    image = Image(np.where(bad, np.nan, pixels), ("g", "r", "i", "z"), "legacy", unit=_nmgy(), mask=bad, pixel_scale=0.262)
+    with pytest.warns(CodecWarning, match="one: no i of legacy, filled in"):
+        tokens = codec.encode(SkyObject("one", images=(image,)))
+    assert torch.equal(tokens.int(), codec.tokenize(pixels[None, [0, 1, 3]], ["DES-G", "DES-R", "DES-Z"])[0])
+
+
 def _nmgy() -> object:
     from engine.io.surveys import SURVEYS
 
