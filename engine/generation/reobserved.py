@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.generation import optics, photometry, spectrographs
+from engine.generation import optics, photometry, spectrographs, unusual
 
 if TYPE_CHECKING:
     from engine.objects import Image, Scalar, SkyObject, Spectrum
@@ -42,7 +42,7 @@ class Reobserved:
     by more than noise and `floor` allow; p_value: of that, corrected for the number of views; consistent: whether it is at
     least `LIMIT`. scale: measured over generated flux, by band, or of "aperture", which is free and taken out of the
     prediction, and of a spectrum's "features", lines and breaks above the continuum, where they can be told.
-    notes: what was done, and what could not be.
+    notes: what was done, what could not be, and what is unusual about a measured image.
     """
 
     prediction: Image | Spectrum | Mapping[str, Scalar] = field(repr=False)
@@ -158,7 +158,7 @@ def _image(generated: Image, observed: Image, floor: float) -> Reobserved:
         if image.psf is None:
             notes += (f"no PSF of the {image.survey} image is known: the survey's usual one was taken",)
     notes += model.notes + data.notes + ((f"left out, without counterpart: {', '.join(dropped)}",) if dropped else ())
-    return _judged(home, bands, model, data, floor, notes, (generated, observed))
+    return _judged(home, bands, model, data, floor, notes + unusual.notes(observed), (generated, observed))
 
 
 def _term(source: Image, target: Image, band: str) -> photometry.ColourTerm | None:

@@ -97,17 +97,17 @@ def asinh(x: Tensor) -> Tensor:
     return torch.copysign(torch.log1p(size + size * (size / (1 + torch.sqrt(1 + size * size)))), x)
 
 
-def centroid(flux: Tensor, good: Tensor, sigma: Tensor, scale: float) -> Tensor:
+def centroid(flux: Tensor, good: Tensor, sigma: Tensor, scale: float, steps: int = 2) -> Tensor:
     """(B, 2): where the light near the middle is centred, y and x in arcsec from the stamp's centre.
 
-    Two steps of a first moment under a Gaussian window of 0.8" (Bertin's windowed position), all bands weighed by their
-    noise; it stays within 1".
+    Steps of a first moment under a Gaussian window of 0.8" (Bertin's windowed position), all bands weighed by their noise; it
+    stays within 1".
     """
     n = flux.shape[-1]
     light = (torch.where(good, flux, 0.0) / sigma[..., None, None]).sum(1).clamp_min(0.0)
     axis = (torch.arange(n, device=flux.device) - (n - 1) / 2) * scale
     centre = torch.zeros(len(flux), 2, device=flux.device)
-    for _ in range(2):
+    for _ in range(steps):
         window_y = torch.exp(-0.5 * ((axis - centre[:, :1]) / 0.8) ** 2)
         window_x = torch.exp(-0.5 * ((axis - centre[:, 1:]) / 0.8) ** 2)
         row = torch.einsum("byx,bx->by", light, window_x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ import astropy.units as u
 import numpy as np
 import pytest
 import torch
+from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from engine import demo_sky, generation
-from engine.generation import optics, photometry, reobserve, spectrographs
+from engine.generation import optics, photometry, reobserve, spectrographs, unusual
 from engine.generation.reobserved import sigmas
 from engine.io.arrays import read_file
 from engine.io.surveys import AB_ZERO_FLUX, SPECTRUM_UNIT, SURVEYS
@@ -398,3 +400,23 @@ def test_what_cannot_be_compared(sky: tuple[list[SkyObject], dict[str, Any]]) ->
             reobserve(generated, like)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="floor is -1"):
         reobserve(truth, legacy, floor=-1)
+
+
+def test_what_is_unusual_about_a_measured_image_is_said(sky: tuple[list[SkyObject], dict[str, Any]]) -> None:
+    """An object that is not in the middle, and a band that is not there: where both are told, none of it is made up."""
+    truth, legacy = image_truth(sky, 4, "hsc")
+    assert legacy.ivar is not None and legacy.mask is not None and legacy.wcs is not None
+    assert not [note for note in reobserve(truth, legacy).notes if "models" in note]
+    some = (np.array([0, 1, 3])[:, None, None], np.arange(91)[:, None], np.arange(93))  # 2.5 and 1.5 pixels off
+    moved = replace(legacy, pixels=legacy.pixels[some], bands=("g", "r", "z"), ivar=legacy.ivar[some], mask=legacy.mask[some],
+                    psf=None)
+    without, aside = reobserve(truth, moved).notes[-2:]
+    assert without == "the measured image has no i: models take it to be as usual"
+    away, ra, dec = (float(x) for x in re.findall(r"is (.*) arcsec .* expect it: (\S+) (\S+) would", aside)[0])
+    own, other = (unusual.middle_of_light(image) for image in (legacy, moved))
+    assert own is not None and other is not None and away == pytest.approx(np.hypot(*other), abs=0.05)
+    np.testing.assert_allclose(np.subtract(other, own), 0.262 * np.array([2.5, 1.5]), atol=0.03)
+    at = legacy.wcs.pixel_to_world(47.5 + own[1] / 0.262, 47.5 + own[0] / 0.262)
+    assert SkyCoord(ra, dec, unit="deg").separation(at).arcsec < 0.05
+    faint = replace(moved, pixels=moved.pixels * 1e-3)
+    assert reobserve(truth, faint).notes[-1] == without, "noise has a middle, too"
