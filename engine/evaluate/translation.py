@@ -5,7 +5,9 @@ Shape letters: B objects, C bands (g, r, i, z, which both surveys have), N pixel
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.codecs.border import CodecWarning
 from engine.codecs.image import HSC_UNIT
 from engine.evaluate import images, restoration
 from engine.evaluate.figures import SIGMA, Figure, bootstrapped, plain
@@ -31,6 +34,7 @@ Rendered = Mapping[str, Tensor]
 SCALE = restoration.HSC.scale
 ELONGATED = 0.15  # ellipticity of the truth from which an orientation counts
 MODEL, CEILING = "model, typical", "ceiling: HSC's own tokens, decoded"
+WITHOUT = "model, typical, from an image in g, r, z alone"  # as those of the Legacy Surveys up to DR9
 PIECE = 16
 COHERENT = 0.7  # with the truth: scales on which the input measures
 
@@ -52,7 +56,9 @@ def baselines(rendered: Rendered) -> dict[str, restoration.Fitted]:
 def compared(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject], plain_ways: Mapping[str, restoration.Fitted]
              ) -> Measured:
     """Every way from these objects' Legacy images to HSC's pixels, measured against the truth."""
-    made = {MODEL: typical(bundle, some)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CodecWarning)  # that i is filled in, which is what is measured here
+        made = {MODEL: typical(bundle, some), WITHOUT: typical(bundle, [without_i(thing) for thing in some], [LEGACY])}
     made |= {f"baseline: {name}": way(legacy(rendered), seeing(rendered)) for name, way in plain_ways.items()}
     own: Any = bundle.codecs[HSC]
     codes = own.encode(some, survey="hsc").long()
@@ -60,9 +66,18 @@ def compared(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject], plai
     return {name: measured(x, truth(rendered), seen(rendered)) for name, x in made.items()}
 
 
-def typical(bundle: OmniBundle, some: list[SkyObject]) -> Tensor:
-    """(B, C, N, N) in nmgy: `decoded.expected` of what the inputs say in one step."""
-    return torch.stack([pixels_of(one) for one in expected(bundle, some, inputs(bundle), HSC)])
+def typical(bundle: OmniBundle, some: list[SkyObject], keys: list[str] | None = None) -> Tensor:
+    """(B, C, N, N) in nmgy: `decoded.expected` of what the inputs, or some of them, say in one step."""
+    return torch.stack([pixels_of(one) for one in expected(bundle, some, keys or inputs(bundle), HSC)])
+
+
+def without_i(thing: SkyObject) -> SkyObject:
+    """With a Legacy image that has no good pixel in i."""
+    image = thing.image("legacy")
+    assert image is not None
+    mask = np.zeros(image.pixels.shape, bool) if image.mask is None else image.mask.copy()
+    mask[image.bands.index("i")] = True
+    return replace(thing, images=(replace(image, mask=mask),))
 
 
 def expected(bundle: OmniBundle, some: list[SkyObject], keys: list[str], target: str) -> Iterator[Any]:

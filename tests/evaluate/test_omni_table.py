@@ -10,7 +10,7 @@ import pytest
 from small_omni import written
 
 from engine import evaluate
-from engine.evaluate import figures, omni, probes
+from engine.evaluate import figures, omni, probes, translation
 
 MAIN = "galaxies r < 20, z < 0.6"
 SECTIONS = (f"redshift, {MAIN}", "redshift, all galaxies", f"redshift from spectra in km/s, {MAIN}",
@@ -33,6 +33,8 @@ def test_all_rows_appear_and_are_finite(tmp_path: Path, monkeypatch: pytest.Monk
     for title, section in table["sections"].items():
         for row, found in section["rows"].items():
             assert found and all(math.isfinite(f.value) for f in found.values()), (title, row, found)
+    translated = table["sections"]["Legacy image to HSC image"]["rows"]
+    assert {translation.MODEL, translation.WITHOUT, translation.CEILING} <= set(translated)
     assert any("alignment head" in said for said in table["left_out"])
     assert any("quasars" in said for said in table["left_out"]), "so few have too few of them"
     shown = evaluate.written(table)
