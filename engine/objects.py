@@ -8,7 +8,7 @@ from (file, HDU, conversions), so that any number in a plot can be followed back
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +47,24 @@ def _same_shape(name: str, array: NDArray[Any] | None, shape: tuple[int, ...]) -
 
 def _as_unit(unit: u.UnitBase | str | None) -> u.UnitBase | None:
     return None if unit is None else u.Unit(unit)
+
+
+def _brief(thing: Any) -> str:
+    """What a notebook shows of it: of arrays their type and shape, nothing of what is not there."""
+    def short(value: Any) -> str:
+        if isinstance(value, np.ndarray):
+            return f"{value.dtype} {value.shape}"
+        if isinstance(value, Mapping):
+            return f"{{{', '.join(value)}}}"
+        if isinstance(value, SkyCoord):
+            return f"{value.ra.deg:.5f} {value.dec.deg:+.5f}"
+        if isinstance(value, WCS | Time):
+            return type(value).__name__
+        return str(value) if isinstance(value, u.UnitBase) else repr(value)
+
+    there = [(f.name, value) for f in fields(thing) if (value := getattr(thing, f.name)) is not None]
+    said = [f"{name}={short(value)}" for name, value in there if not isinstance(value, tuple | Mapping) or len(value)]
+    return f"{type(thing).__name__}({', '.join(said)})"
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,8 @@ class Image:
     pixel_scale: float | None = field(default=None, kw_only=True)
     history: tuple[str, ...] = field(default=(), kw_only=True)
 
+    __repr__ = _brief
+
     def __post_init__(self) -> None:
         pixels = _frozen_float(self.pixels)
         if pixels.ndim != 3:
@@ -150,6 +170,8 @@ class Spectrum:
     calibrated: bool = True
     history: tuple[str, ...] = field(default=(), kw_only=True)
 
+    __repr__ = _brief
+
     def __post_init__(self) -> None:
         wavelength = _frozen(self.wavelength, np.float64)
         flux = _frozen_float(self.flux)
@@ -187,6 +209,8 @@ class LightCurve:
     unit: u.UnitBase | None = None
     history: tuple[str, ...] = field(default=(), kw_only=True)
 
+    __repr__ = _brief
+
     def __post_init__(self) -> None:
         flux = _frozen_float(self.flux)
         error = None if self.error is None else _frozen_float(self.error)
@@ -209,6 +233,8 @@ class Catalog:
     columns: Mapping[str, NDArray[Any]]
     units: Mapping[str, u.UnitBase] = field(default_factory=dict)
     history: tuple[str, ...] = field(default=(), kw_only=True)
+
+    __repr__ = _brief
 
     def __post_init__(self) -> None:
         columns = {name: _frozen(values) for name, values in self.columns.items()}
@@ -238,6 +264,8 @@ class SkyObject:
     scalars: Mapping[str, Scalar] = field(default_factory=dict)
     catalog: Catalog | None = None
     history: tuple[str, ...] = field(default=(), kw_only=True)
+
+    __repr__ = _brief
 
     def __post_init__(self) -> None:
         if not str(self.id):

@@ -98,3 +98,11 @@ def test_objects_without_a_name_or_with_a_nan_position_are_refused() -> None:
         SkyObject("")
     with pytest.raises(ValueError, match="finite"):
         SkyObject("a", SkyCoord(np.nan, 1.0, unit="deg"))
+
+
+def test_a_notebook_shows_what_is_there_in_a_line() -> None:
+    image = Image(np.zeros((2, 8, 8), np.float32), ("g", "r"), "legacy", unit="nmgy", ivar=np.ones((2, 8, 8), np.float32))
+    thing = SkyObject("one", SkyCoord(10.5, -2, unit="deg"), images=(image,), scalars={"z": Scalar(0.1), "mag_r": Scalar(20.0)})
+    assert repr(image) == ("Image(pixels=float32 (2, 8, 8), bands=('g', 'r'), survey='legacy', unit=nmgy, "
+                           "ivar=float32 (2, 8, 8), calibrated=True)")
+    assert repr(thing) == f"SkyObject(id='one', position=10.50000 -2.00000, images=({image!r},), scalars={{z, mag_r}})"
