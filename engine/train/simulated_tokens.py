@@ -19,7 +19,7 @@ from engine.checkpoints.codecs import load_codec
 from engine.checkpoints.tokenizers import config_of
 from engine.codecs import CatalogCodec, Codec, ScalarCodec
 from engine.codecs.catalog import COLUMNS
-from engine.codecs.image import SIZE
+from engine.codecs.image import BANDS_OF, SIZE
 from engine.modalities import Modality
 from engine.model_files import codec_checksum
 from engine.records import MANIFEST, Records
@@ -113,10 +113,17 @@ def reader(m: Modality, some: Sky) -> Callable[[Any, Modality, Sky], tuple[Tenso
 
 
 def images(codec: Any, m: Modality, sky: Sky) -> tuple[Tensor, Tensor]:
-    """Bad pixels count as 0, as in `engine.codecs.stamps`."""
-    there = sky[f"has_{m.survey}"]
-    pixels = torch.where(sky[f"{m.survey}_mask"], 0.0, sky[m.survey])[there]
-    return there, codec.tokenize(pixels, m.survey)
+    """Bad pixels count as 0, and a band without a good one is none, as in `engine.codecs.stamps`."""
+    bad = sky[f"{m.survey}_mask"]
+    seen = ~bad.flatten(2).all(2)
+    there = sky[f"has_{m.survey}"] & seen.any(1)
+    pixels, seen = torch.where(bad, 0.0, sky[m.survey])[there], seen[there]
+    ids = torch.empty(len(pixels), m.tokens, dtype=torch.int32, device=pixels.device)
+    for bands in seen.unique(dim=0):
+        rows = (seen == bands).all(1)
+        names = [name for name, given in zip(BANDS_OF[m.survey], bands.tolist(), strict=True) if given]
+        ids[rows] = codec.tokenize(pixels[rows][:, bands], names)
+    return there, ids
 
 
 def spectra(codec: Any, m: Modality, sky: Sky) -> tuple[Tensor, Tensor]:

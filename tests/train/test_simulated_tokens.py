@@ -9,6 +9,7 @@ import warnings
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from engine.train.codec_folder import gather
 from engine.train.codec_recipes import TINY
 from engine.train.masking import Budgets
 from engine.train.omni_recipes import chosen
-from engine.train.simulated_tokens import build
+from engine.train.simulated_tokens import build, images
 
 SEED, OBJECTS = 5, 80
 
@@ -78,6 +79,19 @@ def test_they_are_those_of_the_objects(folder: Path, tokens: Path) -> None:
             assert (theirs.reshape(len(able), -1).numpy() == ids).mean() > 0.999, key
             compared += len(able)
     assert compared > 24 * 10
+
+
+def test_a_band_that_nobody_looked_at_is_none(folder: Path) -> None:
+    config = config_of(folder)
+    codec: Any = Codecs(folder, {"tok_image": config.modality("tok_image")})["tok_image"]
+    sky = simulate.render(SEED, torch.arange(4))
+    pixels, bad = sky["legacy"], torch.zeros_like(sky["legacy"], dtype=torch.bool)
+    bad[1, 2] = bad[2] = True  # no i; nothing
+    there, ids = images(codec, config.modality("tok_image"),
+                        {"has_legacy": torch.ones(4, dtype=torch.bool), "legacy": pixels, "legacy_mask": bad})
+    assert there.tolist() == [True, True, False, True]
+    assert torch.equal(ids[1], codec.tokenize(pixels[1:2, [0, 1, 3]], ["DES-G", "DES-R", "DES-Z"])[0])
+    assert torch.equal(ids[[0, 2]], codec.tokenize(pixels[[0, 3]], "legacy"))
 
 
 def test_of_those_with_a_spectrum_of_sdss_alone(folder: Path, tokens: Path, tmp_path: Path) -> None:
