@@ -14,6 +14,7 @@ from engine.modalities import MODALITIES
 from engine.objects import Scalar, SkyObject, Spectrum
 from engine.positions import spell
 
+PREFERRED_MAPS = ("umap-image", "umap-spectrum", "pca-image", "pca-spectrum", "sky", "arrival")
 PREFERRED_COLOURS = ("z", "class", "mag_r", "flux_r")
 PRESERVED = "preserved"  # a colour that belongs to the map, not to the objects
 NAMES = {  # column -> how people write it
@@ -72,11 +73,21 @@ def colour_rank(name: str) -> tuple[int, str]:
     return (PREFERRED_COLOURS.index(name) if name in PREFERRED_COLOURS else 9, name)
 
 
+def map_rank(name: str) -> tuple[int, str]:
+    return (PREFERRED_MAPS.index(name) if name in PREFERRED_MAPS else 99, name)
+
+
 def map_title(name: str) -> str:
     if name in ("sky", "arrival"):
         return {"sky": "on the sky", "arrival": "in order of arrival"}[name]
     kind, _, space = name.partition("-")
     return f"{kind.upper()} · {space}" if space else name
+
+
+def left_out(name: str, sky: Path, error: Exception) -> str:
+    """Of a map that is damaged, for visitors: the fact as the engine tells it, without its remedies, and the one that works."""
+    fact = str(error).partition("; ")[0] if isinstance(error, ValueError) else f"{name} is damaged ({error})"
+    return f"The map {map_title(name)} is left out: {without_place(fact, sky)}; `omnisky map` makes it again."
 
 
 def title_of(column: str) -> str:
