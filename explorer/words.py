@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,19 @@ GENERATE = {  # what the strip says
     "how": "how it was made",
     "inconsistent": "inconsistent with the input", "consistent": "consistent with the input",
 }
+FOLDERS = re.compile(r"""(?<![\w./:-])/(?:[^\s/:;,'"()]+/)+""")  # of an absolute path; no unit, and no address of the web
 NO_INPUT = "This object has no image or spectrum that the model reads."
 NO_MODEL = "The model that made this sky's vectors is not there any more; start again with --model FOLDER."
 
 
-def without_place(text: str, path: Path) -> str:
-    """A sentence about a folder for visitors, who need not know where it lies: "small.sky", not "/data/ada/small.sky"."""
-    return text.replace(f"{path.parent}{os.sep}", "") if path.is_absolute() else text
+def without_places(text: str, *places: Path) -> str:
+    """A sentence for visitors, who need not know where anything lies on the server: "small.sky", not "/data/ada/small.sky".
+
+    Of an absolute path that is near none of the places only the last name stays.
+    """
+    for folder in {parent for place in places for parent in (place.parent, place.absolute().parent) if parent.name}:
+        text = re.sub(rf"(?<![\w./-]){re.escape(f'{folder}{os.sep}')}", "", text)
+    return FOLDERS.sub("", text)
 
 
 def cannot_generate(model: str) -> str:
@@ -87,7 +94,7 @@ def map_title(name: str) -> str:
 def left_out(name: str, sky: Path, error: Exception) -> str:
     """Of a map that is damaged, for visitors: the fact as the engine tells it, without its remedies, and the one that works."""
     fact = str(error).partition("; ")[0] if isinstance(error, ValueError) else f"{name} is damaged ({error})"
-    return f"The map {map_title(name)} is left out: {without_place(fact, sky)}; `omnisky map` makes it again."
+    return f"The map {map_title(name)} is left out: {without_places(fact, sky)}; `omnisky map` makes it again."
 
 
 def title_of(column: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -28,11 +29,13 @@ from card_page import visit
 import engine
 from engine import jobs
 from engine.embeddings import Embeddings
+from engine.model_files import SHIPPED
 from engine.objects import SkyObject
 from engine.store import Store
+from explorer import startup
 from explorer.cli import done
 from explorer.desk import Desk
-from explorer.startup import needs_work
+from explorer.startup import Work, needs_work
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "explorer.cli"]
@@ -195,6 +198,17 @@ def test_what_a_sky_lacks_is_work(folder: Path, tmp_path: Path, lost: str) -> No
     else:
         (path / lost).unlink()
     assert needs_work(Desk(path))
+
+
+def test_visitors_are_not_told_where_the_shipped_model_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the worker says of it, without one."""
+    said = json.dumps({"error": f"{SHIPPED}/config.json is damaged; {folder}/maps is left as it was"})
+    worker = SimpleNamespace(stdout=iter([said]), wait=lambda *_: 1, poll=lambda: 1)
+    monkeypatch.setattr(startup.subprocess, "Popen", lambda *_, **__: worker)
+    desk = Desk(folder)
+    Work(desk, "prepare", model=None)
+    until(lambda: "error" in desk.progress, 10, "the error")
+    assert desk.progress["error"] == f"omnisky-demo/config.json is damaged; {folder.name}/maps is left as it was"
 
 
 def test_a_newcomer_is_work_until_it_has_vectors_a_place_and_an_index(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from astropy.coordinates import SkyCoord
 
 from engine.objects import SkyObject
 from engine.positions import parse
-from explorer.words import chi_line, position_of
+from explorer.words import chi_line, position_of, without_places
 
 
 @pytest.mark.parametrize(("position", "name"), [
@@ -35,6 +36,16 @@ def test_a_name_that_is_read_is_written_the_same() -> None:
         name += f"-{i // 360_000:02}{i // 600 % 60:02}{i % 600 / 10:04.1f}"
         found = position_of(SkyObject("a", parse(name)))
         assert found is not None and found["name"] == name
+
+
+@pytest.mark.parametrize(("told", "shown"), [
+    ("/data/ada love/small.sky/maps/x.npy is damaged", "small.sky/maps/x.npy is damaged"),
+    ("/data/ada love/other.sky is none", "other.sky is none"), ("skies/far.sky/a.npy is cut", "far.sky/a.npy is cut"),
+    ("no room in '/var/lib/omnisky/assets/omnisky-demo': full", "no room in 'omnisky-demo': full"),
+    ("[Errno 2] no such file (/opt/a/b.npy)", "[Errno 2] no such file (b.npy)"),
+    *(2 * (plain,) for plain in ("see https://omnisky.org/a/b", "3 erg/s/cm2, g/r/z, 1 / (2 / 3)."))])
+def test_visitors_are_told_no_folders_of_the_server(told: str, shown: str) -> None:
+    assert without_places(told, Path("/data/ada love/small.sky"), Path("skies/far.sky"), Path()) == shown
 
 
 def test_how_well_it_agrees_is_said_with_what_is_counted() -> None:
