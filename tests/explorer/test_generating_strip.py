@@ -580,6 +580,42 @@ def test_the_seed_that_was_typed_is_drawn_by_key_and_by_mouse(seen: Visit, galax
         page.wait_for_function("omnisky.card.generate.status === 'stopped'")
 
 
+def answering(state: dict[str, Any]) -> Callable[[Any], None]:
+    return lambda route: route.fulfill(json=state)
+
+
+@pytest.mark.browser
+def test_a_run_that_is_stopped_before_its_first_preview_leaves_no_empty_frames(seen: Visit) -> None:
+    page, strip = seen.page, seen.page.locator(".generate")
+    page.goto(seen.address + f"/?o={generating_model.objects()[6].id}")
+    page.wait_for_function("window.omnisky?.card.generate.row === 6")
+    about = {"kind": "image", "title": "HSC image", "side": 16.1, "shown": [], "measured": {}, "version": 1}
+    redshift = {"kind": "scalar", "title": "redshift", "curve": {"low": 0, "high": 1, "density": [0, 1, 0], "posterior": True},
+                "version": 1}
+    for parts, left in (({}, []), ({"tok_image_hsc": about}, []), ({"tok_image_hsc": about, "tok_z": redshift}, ["scalar"])):
+        state = {"run": "6-legacy-0", "status": "running", "fraction": 0.1, "note": "HSC image", "version": 1, "ahead": 0,
+                 "parts": parts}
+        for asked in ("**/generate/6.json?*", "**/run/6-*.json?*"):
+            page.route(asked, answering(state))
+        strip.locator(".go").click()
+        page.wait_for_function("n => Object.keys(omnisky.card.generate.parts).length === n", arg=len(parts))
+        assert strip.locator(".slot").count() == 3, "room for what will come"
+        strip.locator(".go").click()
+        assert page.evaluate("omnisky.card.generate.status") == "stopped"
+        note = strip.locator(".note").inner_text()
+        assert ("before anything was drawn" in note and "Generate" in note) if not left else "unfinished" in note
+        assert page.evaluate("Object.values(omnisky.card.generate.slots).map(s => s.kind)") == left
+        assert strip.locator(".slot").count() == len(left) and strip.locator(".coming, .stamps").count() == 0
+        assert strip.locator(".go").inner_text() == "Generate" and strip.locator(".go").is_enabled()
+        page.unroute_all()
+    page.route("**/generate/6.json?*", lambda route: route.fulfill(status=404, json={"error": "it is gone"}))
+    strip.locator(".go").click()
+    page.wait_for_function("omnisky.card.generate.status === 'failed'")
+    assert strip.locator(".note.bad").inner_text() == "it is gone" and strip.locator(".slot").count() == 0
+    page.unroute_all()
+    seen.trouble.clear()
+
+
 @pytest.mark.browser
 def test_what_is_generated_is_drawn_though_what_was_measured_cannot_be_read(seen: Visit) -> None:
     page = seen.page
@@ -589,7 +625,15 @@ def test_what_is_generated_is_drawn_though_what_was_measured_cannot_be_read(seen
     page.locator(".generate .go").click()
     page.wait_for_function("omnisky.card.generate.slots.tok_spectrum_desi?.view?.over", timeout=60_000)
     assert page.evaluate("omnisky.card.generate.slots.tok_spectrum_desi.view.over.wave.length") == 7781
+    caption = page.locator(".generate .slot.spectrum .key")
+    assert "DESI" in caption.inner_text() and "measured" not in caption.inner_text()
     page.unroute_all()
+    page.keyboard.press("Escape")
+    page.goto(seen.address + f"/?o={generating_model.objects()[5].id}")
+    page.wait_for_function("window.omnisky?.card.generate.row === 5")
+    page.locator(".generate .go").click()
+    page.wait_for_function("omnisky.card.generate.slots.tok_spectrum_desi?.view?.over", timeout=60_000)
+    assert "measured" in caption.inner_text()
     page.keyboard.press("Escape")
     seen.trouble.clear()
 
