@@ -15,7 +15,7 @@ export async function start({ model, el, page }) {
   const base = new URL(model.base, location.href).href;
   const root = h("div", { class: "desk", tabindex: "-1" });
   await new Promise(done => { const link = h("link", { rel: "stylesheet", href: `${base}static/desk.css` }); link.onload = link.onerror = done; el.append(link); });
-  Object.assign(el.style, { containerType: "inline-size", contain: "layout" }); // the layout goes by the room there is; what is fixed is so in it
+  Object.assign(el.style, { containerType: "size", contain: "layout" }); // the layout goes by the room there is; what is fixed is so in it
   el.append(root);
   const app = new Desk(root, base, model, page);
   if (page) { window.omnisky = app; }
