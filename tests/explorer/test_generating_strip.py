@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from astropy.wcs import WCS
-from card_page import Visit, server, visit
+from card_page import Visit, server, until, visit
 from PIL import Image as Pillow
 
 from engine import checkpoints, generation
@@ -395,13 +395,6 @@ def test_what_was_stopped_or_failed_is_forgotten_too(size: str, most: int, monke
             made._take({"run": number, "ending": "stopped"}, {})
         assert made.state(key, "ada")["parts"], "the last one stays readable"
     assert list(made._runs) == [f"{number}-legacy-0" for number in range(27, 31)]
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def generators(of: int | None = None) -> list[psutil.Process]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -166,13 +166,5 @@ def test_what_the_desk_cannot_answer_is_said_on_a_page_that_stays(seen: Visit, d
     page.locator(".notice").wait_for(state="hidden")
     assert len(went) == 1
     page.route("**/state.json", lambda route: route.fulfill(status=404, content_type="text/html", body="not here"), times=1)
-    until(seen, lambda: len(went) == 2)
+    seen.until(lambda: len(went) == 2)
     seen.trouble.clear()
-
-
-def until(seen: Visit, true: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if true():
-            return
-        seen.page.wait_for_timeout(50)
-    raise AssertionError("it did not happen")
