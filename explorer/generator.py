@@ -163,7 +163,7 @@ class Shows:
         well = sum(one.consistent for one in found)
         typical = sorted(found, key=lambda one: one.p_value)[len(found) // 2]
         return {"check": {"consistent": 2 * well >= len(found), "why": str(typical),
-                          "number": f"{well} of {len(found)} samples agree; {chi_line(typical)}"}}
+                          "number": f"{chi_line(typical)} {well} of {len(found)} samples agree."}}
 
 
 def reobserved(thing: Any, like: Any) -> Reobserved | None:

@@ -71,10 +71,11 @@ def target_title(key: str) -> str:
 
 
 def chi_line(found: Any) -> str:
-    """How well a generated measurement, observed again, agrees with the input: χ² counts noise alone, which a codec's own error
-    of a bright object exceeds by far; σ counts both."""
-    return (f"reduced χ² {found.chi2:.2f} from noise alone; {max(found.significance, 0):.1f} σ beyond what noise and "
-            f"{100 * found.floor:g} % of the flux explain")
+    """What stands behind "(in)consistent with the input": σ counts all that is allowed for, χ² noise alone, which a codec's own
+    error of a bright object exceeds by far."""
+    how = "if" if found.consistent else "even if"
+    return (f"{how} {found.allowed} are allowed for: {max(found.significance, 0):.1f} σ. Against noise alone, reduced χ² is "
+            f"{found.chi2:.2f}.")
 
 
 def colour_rank(name: str) -> tuple[int, str]:

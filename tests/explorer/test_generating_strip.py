@@ -138,7 +138,7 @@ def test_frames_tell_target_by_target(told: list[Frame], bundle: checkpoints.Omn
     assert set(image["measured"]) == {"input", "true"} and {one["file"] for one in image["shown"]} <= set(files)
     assert image["side"] == pytest.approx(96 * 0.262) and "scheme roar, 16 steps" in image["origin"]
     check = image["shown"][0]["check"]  # random weights agree with nothing
-    assert check["consistent"] is False and check["number"].startswith("reduced χ² ")
+    assert check["consistent"] is False and check["number"].startswith("even if noise, colour terms and 5 % of flux")
     assert "inconsistent with the input" in check["why"]
     assert decoded(files[check["file"]]).shape[0] >= 384
     band = np.frombuffer(files[parts["tok_spectrum_desi"]["file"]], "<f4").reshape(4, -1)
