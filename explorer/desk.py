@@ -29,6 +29,8 @@ from explorer.words import (
     PRESERVED,
     cannot_generate,
     colour_rank,
+    left_out,
+    map_rank,
     map_title,
     plain,
     position_of,
@@ -39,7 +41,6 @@ from explorer.words import (
     title_of,
 )
 
-PREFERRED_MAPS = ("umap-image", "umap-spectrum", "pca-image", "pca-spectrum", "sky", "arrival")
 HIDDEN = ("ra", "dec")
 LOOK_EVERY = 0.9  # seconds between two looks at the disk
 CACHE_BYTES = 200_000_000
@@ -128,19 +129,35 @@ class Desk:
         progress = self.progress  # before the look: when all is done, all is seen
         self.look()
         sky = self._sky
-        maps = [] if sky is None else self.maps()
-        return {"version": self._generation, "objects": 0 if sky is None else len(sky), "maps": maps, "progress": progress}
+        maps, damaged = ([], []) if sky is None else self._maps()
+        return {"version": self._generation, "objects": 0 if sky is None else len(sky), "maps": maps, "damaged": damaged,
+                "progress": progress}
 
     def maps(self) -> list[dict[str, Any]]:
-        """The maps there are, the one to begin with first."""
-        names = sorted(self.sky.maps, key=lambda n: (PREFERRED_MAPS.index(n) if n in PREFERRED_MAPS else 99, n))
-        out = []
-        for name in names:
-            index = self.tiles(name).index
-            e = index.extent
-            out.append({"name": name, "title": map_title(name), "x0": e.x0, "y0": e.y0, "side": e.side, "box": index.box,
-                        "placed": len(index), "version": self.map_version(name)})
-        return out
+        """The whole maps there are, the one to begin with first."""
+        return self._maps()[0]
+
+    def _maps(self) -> tuple[list[dict[str, Any]], list[str]]:
+        """Whole maps as `map_rank` has them, the best of the space with most vectors first; of each damaged one a sentence."""
+        found, damaged = [], []
+        for name in sorted(self.sky.maps, key=map_rank):
+            try:
+                found.append(self._about_map(name))
+            except (LookupError, ValueError, TypeError, OSError) as error:
+                damaged.append(left_out(name, self.path, error))
+        most = {m["space"]: 0 for m in found}  # a space's maps count as one, though one is ahead while a sky grows
+        for m in found:
+            if m["space"] is not None:
+                most[m["space"]] = max(most[m["space"]], m["placed"])
+        first = max(found, key=lambda m: most[m["space"]], default=None)
+        return sorted(found, key=lambda m: m is not first), damaged
+
+    def _about_map(self, name: str) -> dict[str, Any]:
+        """space: whose vectors it places; None of a map that needs none. Raises what `Map.open` raises."""
+        index = self.tiles(name).index
+        e = index.extent
+        return {"name": name, "title": map_title(name), "x0": e.x0, "y0": e.y0, "side": e.side, "box": index.box,
+                "placed": len(index), "version": self.map_version(name), "space": self.sky.map(name).manifest.get("space")}
 
     def start(self) -> dict[str, Any]:
         """All that a page needs to begin."""

@@ -145,13 +145,16 @@ class Shows:
 
     def judge_image(self, one: dict[str, Any], image: Any) -> dict[str, bytes]:
         """Adds the verdict to what is shown, if there is one; returns the picture of chi."""
+        from engine.generation import unusual
+
         given = self.thing.image(self.source.key)
         found = None if given is None else reobserved(image, given)
         if found is None or given is None:
             return {}
         chi = one["file"].replace(".png", "-chi.png")
-        one["check"] = {"consistent": found.consistent, "number": chi_line(found), "why": str(found), "file": chi,
-                        "north": pictures.compass_angle(given)}
+        odd = "" if found.consistent else " ".join(f"{note[0].upper()}{note[1:]}." for note in unusual.notes(given))
+        one["check"] = {"consistent": found.consistent, "number": f"{chi_line(found)} {odd}".rstrip(), "why": str(found),
+                        "file": chi, "north": pictures.compass_angle(given)}
         return {chi: generated.residual(found.chi, given, self.side, image.history)}
 
     def judge_spectra(self, samples: Any) -> dict[str, Any]:
@@ -163,7 +166,7 @@ class Shows:
         well = sum(one.consistent for one in found)
         typical = sorted(found, key=lambda one: one.p_value)[len(found) // 2]
         return {"check": {"consistent": 2 * well >= len(found), "why": str(typical),
-                          "number": f"{well} of {len(found)} samples agree; {chi_line(typical)}"}}
+                          "number": f"{chi_line(typical)} {well} of {len(found)} samples agree."}}
 
 
 def reobserved(thing: Any, like: Any) -> Reobserved | None:

@@ -17,7 +17,7 @@ from typing import Any
 from tornado.web import HTTPError, RequestHandler, StaticFileHandler
 
 from explorer.desk import Desk
-from explorer.words import without_place
+from explorer.words import without_places
 
 POOL = ThreadPoolExecutor(4, thread_name_prefix="desk")
 STATIC = Path(__file__).with_name("static")
@@ -50,7 +50,7 @@ class Answer(RequestHandler):
         cause = getattr(error, "__cause__", None) or error
         said = str(cause.args[0]) if cause is not None and cause.args else "something went wrong"
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps({"error": without_place(said, self.desk.path)}))
+        self.finish(json.dumps({"error": without_places(said, self.desk.path)}))
 
 
 class Order(Answer):

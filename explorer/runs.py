@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
-from explorer.words import without_place
+from explorer.words import without_places
 
 KEPT_BYTES = 64_000_000  # of runs that have ended
 KEPT_RUNS = 200
@@ -223,7 +223,7 @@ class Runs:
             run.version = next(FRAMES)
             if frame["ending"] == "done":
                 run.fraction = 1.0
-            self._end(run, frame["ending"], without_place(without_place(frame.get("error", ""), self.model), self.sky))
+            self._end(run, frame["ending"], without_places(frame.get("error", ""), self.model, self.sky))
         self._next()
 
     def _forget(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from engine.modalities import MODALITIES, Modality
 from engine.model_files import model_of, read_json
 from engine.objects import SkyObject
-from explorer.words import FROM, NO_INPUT, NO_MODEL, cannot_generate, source_title, target_title, without_place
+from explorer.words import FROM, NO_INPUT, NO_MODEL, cannot_generate, source_title, target_title, without_places
 
 REDSHIFT = "tok_z"
 TARGETS = {  # what is at hand -> what is asked for, the quickest first
@@ -80,7 +80,7 @@ def offer(folder: Path | None, thing: SkyObject) -> dict[str, Any]:
         known = {} if folder is None else sources_of(folder)
     except ValueError as error:
         assert folder is not None
-        return {"sources": [], "why": without_place(str(error), folder)}
+        return {"sources": [], "why": without_places(str(error), folder)}
     here = [s for s in known.values() if has(thing, s.key)]
     why = "" if here else NO_MODEL if folder is None else NO_INPUT if known else cannot_generate(folder.name)
     given = [{"key": s.key, "name": FROM[s.key][0], "title": source_title(s.key), "targets": [about(key) for key in s.targets]}

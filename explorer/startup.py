@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.jobs import KINDS
+from engine.model_files import SHIPPED
 from engine.search import saved_rows
 from engine.sky import Sky
 from explorer.desk import Desk
-from explorer.words import without_place
+from explorer.words import without_places
 
 PATIENCE = 5.0  # seconds a stopped worker has to finish its batch
 
@@ -27,7 +28,7 @@ class Work:
 
     def __init__(self, desk: Desk, job: str, **arguments: Any) -> None:
         self.desk = desk
-        self.places = [Path(place).absolute() for place in (desk.path, arguments.get("model")) if place is not None]
+        self.places = [desk.path, Path(arguments.get("model") or SHIPPED)]
         desk.progress = {"running": True, "fraction": 0.0, "note": "starting"}
         request = json.dumps({"job": job, "sky": str(desk.path), **arguments})
         self.process = subprocess.Popen([sys.executable, "-m", "explorer.worker", request], stdout=subprocess.PIPE,
@@ -57,9 +58,7 @@ class Work:
     def _told(self, error: str) -> str:
         """For visitors, who need not know where sky and model lie; the terminal has the whole."""
         print(error, file=sys.stderr)
-        for place in self.places:
-            error = without_place(error, place)
-        return error
+        return without_places(error, *self.places)
 
     def stop(self) -> None:
         """End the worker; what it committed stays."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from engine.modalities import MODALITIES
 from engine.objects import Scalar, SkyObject, Spectrum
 from engine.positions import spell
 
+PREFERRED_MAPS = ("umap-image", "umap-spectrum", "pca-image", "pca-spectrum", "sky", "arrival")
 PREFERRED_COLOURS = ("z", "class", "mag_r", "flux_r")
 PRESERVED = "preserved"  # a colour that belongs to the map, not to the objects
 NAMES = {  # column -> how people write it
@@ -31,20 +33,27 @@ GENERATE = {  # what the strip says
     "title": "Generate", "from": "from", "seed": "seed", "go": "Generate", "stop": "Stop", "again": "Draw again",
     "hint": "What the model expects of this object, beside what was measured:", "generated": GENERATED, "input": "input",
     "measured": "measured", "none": "not measured", "hidden": "hidden (v)", "unfinished": "unfinished",
-    "stopped": "Stopped: what is shown is unfinished, not a shorter run.", "waiting": "waits for other runs: ",
+    "stopped": "Stopped: what is shown is unfinished, not a shorter run.",
+    "nothing": "Stopped before anything was drawn. Press Generate to begin again.", "waiting": "waits for other runs: ",
     "band": "median, 16–84 % of {} samples", "samples": "samples", "chi": "χ per pixel, −5 σ red to +5 σ blue",
     "redshift": "redshift", "posterior": "what the model says of the redshift",
     "not_posterior": "not a posterior", "plausible": "Images and spectra are plausible draws, not calibrated.",
     "how": "how it was made",
     "inconsistent": "inconsistent with the input", "consistent": "consistent with the input",
 }
+FOLDERS = re.compile(r"""(?<![\w./:-])/(?:[^\s/:;,'"()]+/)+""")  # of an absolute path; no unit, and no address of the web
 NO_INPUT = "This object has no image or spectrum that the model reads."
 NO_MODEL = "The model that made this sky's vectors is not there any more; start again with --model FOLDER."
 
 
-def without_place(text: str, path: Path) -> str:
-    """A sentence about a folder for visitors, who need not know where it lies: "small.sky", not "/data/ada/small.sky"."""
-    return text.replace(f"{path.parent}{os.sep}", "") if path.is_absolute() else text
+def without_places(text: str, *places: Path) -> str:
+    """A sentence for visitors, who need not know where anything lies on the server: "small.sky", not "/data/ada/small.sky".
+
+    Of an absolute path that is near none of the places only the last name stays.
+    """
+    for folder in {parent for place in places for parent in (place.parent, place.absolute().parent) if parent.name}:
+        text = re.sub(rf"(?<![\w./-]){re.escape(f'{folder}{os.sep}')}", "", text)
+    return FOLDERS.sub("", text)
 
 
 def cannot_generate(model: str) -> str:
@@ -62,14 +71,19 @@ def target_title(key: str) -> str:
 
 
 def chi_line(found: Any) -> str:
-    """How well a generated measurement, observed again, agrees with the input: χ² counts noise alone, which a codec's own error
-    of a bright object exceeds by far; σ counts both."""
-    return (f"reduced χ² {found.chi2:.2f} from noise alone; {max(found.significance, 0):.1f} σ beyond what noise and "
-            f"{100 * found.floor:g} % of the flux explain")
+    """What stands behind "(in)consistent with the input": σ counts all that is allowed for, χ² noise alone, which a codec's own
+    error of a bright object exceeds by far."""
+    how = "if" if found.consistent else "even if"
+    return (f"{how} {found.allowed} are allowed for: {max(found.significance, 0):.1f} σ. Against noise alone, reduced χ² is "
+            f"{found.chi2:.2f}.")
 
 
 def colour_rank(name: str) -> tuple[int, str]:
     return (PREFERRED_COLOURS.index(name) if name in PREFERRED_COLOURS else 9, name)
+
+
+def map_rank(name: str) -> tuple[int, str]:
+    return (PREFERRED_MAPS.index(name) if name in PREFERRED_MAPS else 99, name)
 
 
 def map_title(name: str) -> str:
@@ -77,6 +91,12 @@ def map_title(name: str) -> str:
         return {"sky": "on the sky", "arrival": "in order of arrival"}[name]
     kind, _, space = name.partition("-")
     return f"{kind.upper()} · {space}" if space else name
+
+
+def left_out(name: str, sky: Path, error: Exception) -> str:
+    """Of a map that is damaged, for visitors: the fact as the engine tells it, without its remedies, and the one that works."""
+    fact = str(error).partition("; ")[0] if isinstance(error, ValueError) else f"{name} is damaged ({error})"
+    return f"The map {map_title(name)} is left out: {without_places(fact, sky)}; `omnisky map` makes it again."
 
 
 def title_of(column: str) -> str:

@@ -61,10 +61,23 @@ class Reobserved:
     def consistent(self) -> bool:
         return self.p_value >= LIMIT
 
+    @property
+    def allowed(self) -> str:
+        """What the verdict allows for, in words; chi and chi2 count noise alone."""
+        from engine.objects import Image, Spectrum
+
+        share = f"{100 * self.floor:g} %"
+        if isinstance(self.measured, Image):
+            return f"noise, colour terms and {share} of flux and PSF width"
+        if isinstance(self.measured, Spectrum):
+            return f"noise, {share} of the flux and {100 * FEATURES:g} % of lines and breaks"
+        return f"noise and {share} of the flux"
+
     def __str__(self) -> str:
         verdict = "consistent" if self.consistent else "inconsistent"
-        return (f"{verdict} with the input: reduced chi2 {self.chi2:.3g} of {self.pixels:,} pixels, {self.significance:.1f} "
-                f"sigma beyond what noise and {100 * self.floor:g} % of the flux explain")
+        return (f"{verdict} with the input: reduced chi2 {self.chi2:.3g} of {self.pixels:,} pixels counts noise alone; the "
+                f"verdict allows for {self.allowed}, beyond which both differ by {self.significance:.1f} sigma "
+                f"(p = {self.p_value:.2g}; inconsistent below {LIMIT:g})")
 
 
 def reobserve(generated: Image | Spectrum, like: Image | Spectrum | SkyObject | Mapping[str, Scalar], *, floor: float = FLOOR

@@ -15,7 +15,7 @@ export async function start({ model, el, page }) {
   const base = new URL(model.base, location.href).href;
   const root = h("div", { class: "desk", tabindex: "-1" });
   await new Promise(done => { const link = h("link", { rel: "stylesheet", href: `${base}static/desk.css` }); link.onload = link.onerror = done; el.append(link); });
-  Object.assign(el.style, { containerType: "inline-size", contain: "layout" }); // the layout goes by the room there is; what is fixed is so in it
+  Object.assign(el.style, { containerType: "size", contain: "layout" }); // the layout goes by the room there is; what is fixed is so in it
   el.append(root);
   const app = new Desk(root, base, model, page);
   if (page) { window.omnisky = app; }
@@ -158,16 +158,16 @@ class Desk {
     if (!this.lost) { this.lost = true; this.say("Connection lost, trying again. The page stays readable."); }
   }
 
-  waiting({ progress, maps, objects }) {
-    const percent = Math.round(100 * (progress.fraction || 0));
+  waiting({ progress, maps, objects, damaged = [] }) {
+    const percent = Math.round(100 * (progress.fraction || 0)), error = progress.error || (progress.running ? "" : damaged.join(" ")); // while there is work, damaged maps are made again
     this.job.hidden = !(progress.running && maps.length);
     this.job.textContent = `${percent} % · ${progress.note || ""}`;
-    this.notify(maps.length ? progress.error : "");
+    this.notify(maps.length ? error : "");
     this.wait.hidden = maps.length > 0;
     if (maps.length) { return; }
-    const words = progress.error ? progress.error : progress.note || (objects ? "This sky has no map yet." : "This sky is empty.");
-    const help = progress.error || progress.running ? [] : [h("p", {}, "Run "), h("pre", {}, progress.remedy || "omnisky embed SKY && omnisky map SKY && omnisky index SKY")];
-    this.wait.replaceChildren(h("div", { class: progress.error ? "box bad" : "box" }, h("h2", {}, progress.error ? "This did not work" : progress.running ? "The sky is being made" : "Nothing to show yet"), h("p", {}, words),
+    const words = error || progress.note || (objects ? "This sky has no map yet." : "This sky is empty.");
+    const help = error || progress.running ? [] : [h("p", {}, "Run "), h("pre", {}, progress.remedy || "omnisky embed SKY && omnisky map SKY && omnisky index SKY")];
+    this.wait.replaceChildren(h("div", { class: error ? "box bad" : "box" }, h("h2", {}, error ? "This did not work" : progress.running ? "The sky is being made" : "Nothing to show yet"), h("p", {}, words),
       ...(progress.running ? [h("progress", { max: 100, value: percent }), h("p", { class: "quiet" }, `${percent} % · the map appears here by itself`)] : []), ...help));
   }
 

@@ -72,7 +72,7 @@ export class Generate {
     this.bar.parentElement.setAttribute("aria-valuenow", Math.round(100 * (this.fraction ?? 0)));
     this.bar.parentElement.style.visibility = this.active ? "visible" : "hidden";
     const targets = [...this.source.targets].sort((a, b) => ORDER.indexOf(a.kind) - ORDER.indexOf(b.kind)).map(t => t.title).join(", ");
-    this.note.textContent = { idle: `${w.hint} ${targets}.`, waiting: `${w.waiting}${this.ahead}`, running: `${this.said_note || "…"} · ${Math.round(100 * this.fraction)} %${left}`, done: "", stopped: w.stopped, failed: this.said_note }[this.status];
+    this.note.textContent = { idle: `${w.hint} ${targets}.`, waiting: `${w.waiting}${this.ahead}`, running: `${this.said_note || "…"} · ${Math.round(100 * this.fraction)} %${left}`, done: "", stopped: Object.keys(this.slots).length ? w.stopped : w.nothing, failed: this.said_note }[this.status];
     this.note.classList.toggle("bad", this.status === "failed");
     this.note.hidden = !this.note.textContent;
   }
@@ -105,15 +105,14 @@ export class Generate {
     Object.assign(this, { status: "waiting", fraction: 0, ahead: 0, said_note: "", began: performance.now() });
     this.places(); this.said();
     try { this.follow(await this.app.ask(`generate/${this.row}.json`, { source: this.source.key, seed: this.seed, visitor: this.visitor }, "POST"), asked); }
-    catch (error) { if (asked === this.asked) { this.status = "failed"; this.said_note = error.message; this.said(); } }
+    catch (error) { if (asked === this.asked) { this.ended("failed", error.message); } }
   }
 
   stop() {
     this.asked++;
     if (!this.active) { return; }
     const run = this.run;
-    this.status = "stopped";
-    this.said();
+    this.ended("stopped");
     if (run) { this.app.ask(`stop/${run}.json`, { visitor: this.visitor }, "POST").catch(() => {}); }
   }
 
@@ -137,7 +136,7 @@ export class Generate {
       if (!this.app.root.isConnected) { this.stop(); return; }
       try { state = await this.app.ask(`run/${this.run}.json`, { visitor: this.visitor }); heard = performance.now(); } catch (error) {
         const lost = error.status === 404 || performance.now() - heard > PATIENCE; // a run that the server does not know will not come
-        if (lost && asked === this.asked) { this.status = "failed"; this.said_note = error.message; this.said(); }
+        if (lost && asked === this.asked) { this.ended("failed", error.message); }
         if (lost) { return; }
       }
     }
@@ -151,6 +150,12 @@ export class Generate {
       if (this.parts[target]?.version !== part.version) { this.parts[target] = part; this.fill(target, part); }
     }
     if (state.status === "done") { this.done.add(state.run); this.numbers(); this.app.live.textContent = `${this.app.words.generated}: ${this.source.targets.map(t => t.title).join(", ")}`; }
+    if (this.active || state.status === "done") { this.said(); } else { this.ended(state.status, state.note); }
+  }
+
+  ended(status, note = "") { // before all was there: what has nothing to show gives up its place
+    Object.assign(this, { status, said_note: note });
+    for (const [target, { root, begun }] of Object.entries(this.slots)) { if (!begun) { root.remove(); delete this.slots[target]; } }
     this.said();
   }
 
@@ -187,6 +192,7 @@ export class Generate {
       slot.made = true;
     }
     if (!part.shown.length) { return; }
+    slot.begun = true;
     const show = ({ file, north: angle }, title, on) => { slot.image.hidden = false; slot.image.src = this.url(part, file); slot.north.replaceChildren(north(angle)); slot.caption.textContent = title; [...slot.thumbs.children].forEach(b => { b.classList.toggle("on", b === on); b.setAttribute("aria-pressed", String(b === on)); }); };
     const thumb = (file, name, title, act) => h("button", { title, "aria-label": title, onclick: act }, h("img", { src: this.url(part, file), alt: "", draggable: "false" }), h("span", {}, name));
     const chi = part.done && part.shown[0].check?.file ? thumb(part.shown[0].check.file, "χ", w.chi, () => show(part.shown[slot.at].check, w.chi, chi)) : null;
@@ -198,6 +204,7 @@ export class Generate {
 
   spectrum(slot, part) {
     if (!part.file) { return; }
+    slot.begun = true;
     if (!slot.made) {
       const canvas = h("canvas", { class: "spectrum", tabindex: "0", "aria-label": `${part.title}, ${this.app.words.generated}` });
       slot.view = new SpectrumView(canvas, this.app.lines, this.app.colours());
@@ -208,11 +215,16 @@ export class Generate {
       slot.made = true;
       slot.truth = this.truth(slot);
     }
-    const w = this.app.words, measured = this.card.spectra.some(s => s.survey === "desi");
-    slot.caption.replaceChildren(h("b", {}, `${part.title} `), ...(measured ? [h("i", { class: "data" }), `${w.measured} `] : []), h("i", { class: "over" }), part.done ? w.band.replace("{}", part.samples) : w.unfinished);
+    slot.part = part;
+    this.colourKey(slot);
     this.verdict(slot, part.check);
     slot.wanted = part.version;
     this.drawOver(slot, part, this.run);
+  }
+
+  colourKey({ caption, measured, part }) { // what is drawn in which colour
+    const w = this.app.words;
+    caption.replaceChildren(h("b", {}, `${part.title} `), ...(measured ? [h("i", { class: "data" }), `${w.measured} `] : []), h("i", { class: "over" }), part.done ? w.band.replace("{}", part.samples) : w.unfinished);
   }
 
   async drawOver(slot, part, run) {
@@ -226,11 +238,12 @@ export class Generate {
     const i = this.card.spectra.findIndex(s => s.survey === "desi"), about = this.card.spectra[i];
     slot.view.unit = "10⁻¹⁷ erg s⁻¹ cm⁻² Å⁻¹";
     const buffer = about ? await this.app.tried(this.app.bytes(`spectrum/${this.row}/${i}.bin`)) : null;
-    if (buffer) { slot.view.load(buffer, about); }
+    if (buffer) { slot.view.load(buffer, about); slot.measured = true; this.colourKey(slot); }
   }
 
   posterior(slot, part) {
     if (!part.curve) { return; }
+    slot.begun = true;
     const w = this.app.words;
     if (!slot.made) { slot.canvas = h("canvas", { class: "curve", role: "img", "aria-label": w.posterior }); new ResizeObserver(() => this.drawPosterior(slot)).observe(slot.canvas); slot.caption = h("p", { class: "key" }); slot.root.replaceChildren(slot.canvas, slot.caption); slot.made = true; }
     slot.curve = part.curve;

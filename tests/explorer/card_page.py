@@ -7,8 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,14 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-component-update", "--disable-sync"]
 SERVE = "import sys; from explorer.app import serve; from explorer.desk import Desk; "\
         "serve(Desk(sys.argv[1]), port=int(sys.argv[2]))"
+
+
+def until(true: Callable[[], Any], seconds: float = 60, what: str = "it", pause: Callable[[float], None] = time.sleep) -> None:
+    """Asks again and again until it is so; fails if that takes too long."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
+        pause(0.05)
 
 
 @dataclass
@@ -41,6 +50,10 @@ class Visit:
     def chosen(self) -> str:
         return str(self.page.evaluate("omnisky.state.id"))
 
+    def until(self, true: Callable[[], Any]) -> None:
+        """While what the page does, and what tests do for it, goes on."""
+        until(true, pause=lambda seconds: self.page.wait_for_timeout(1000 * seconds))
+
     def wait_for(self, row_id: str) -> None:
         self.page.wait_for_function("id => omnisky.state.id === id && omnisky.times.neighbours > 0", arg=row_id)
 
@@ -51,22 +64,27 @@ def server(sky: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(sky), str(port)], cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
+    with tempfile.TemporaryFile("w+") as complaints:  # a pipe that no one reads would stop the server when it is full
+        process = subprocess.Popen([sys.executable, "-c", SERVE, str(sky), str(port)], cwd=ROOT, stdout=subprocess.DEVNULL,
+                                   stderr=complaints, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        try:
+            until(lambda: process.poll() is not None or answers(address), 300, "the server's answer")  # others are at work, too
             if process.poll() is not None:
-                raise RuntimeError((process.stderr.read() if process.stderr else b"").decode())
-            try:
-                urlopen(address, timeout=5).close()
-                break
-            except (URLError, OSError):
-                time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
+                complaints.seek(0)
+                raise RuntimeError(complaints.read())
+            yield address
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def answers(address: str) -> bool:
+    try:
+        urlopen(address, timeout=5).close()
+    except (URLError, OSError):
+        return False
+    return True
 
 
 @contextmanager

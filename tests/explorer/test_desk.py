@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import small_sky
 from PIL import Image
 
 import engine
+from engine import skymap
 from engine.store import Store
 from explorer import desk as desk_module
 from explorer.desk import Cache, Desk
@@ -36,6 +38,37 @@ def test_what_a_page_begins_with(desk: Desk) -> None:
     assert {c["name"]: c["unit"] for c in start["columns"]}["mag_r"] == "AB mag"
     assert start["maps"][0]["placed"] == small_sky.COUNT and start["first"] == desk.good_first()
     json.dumps(start, allow_nan=False)
+
+
+def test_a_page_begins_with_the_map_of_most_vectors(tmp_path: Path, folder: Path) -> None:
+    path = shutil.copytree(folder, tmp_path / "mixed.sky")
+    sky = engine.open(path)
+    for name in ("umap-image", "pca-image"):  # two images among spectra; all have positions
+        chart = sky.map(name)
+        some = np.where(np.arange(small_sky.COUNT)[:, None] < 2, chart.xy, np.float32(np.nan))
+        replace(chart, xy=some).save(path / "maps" / name)
+    replace(sky.map("pca-spectrum"), xy=sky.map("pca-spectrum").xy[:-10],  # not yet as far as the other of its space
+            manifest={**sky.map("pca-spectrum").manifest, "rows": small_sky.COUNT - 10}).save(path / "maps" / "pca-spectrum")
+    skymap.sky_map(sky.column("ra"), sky.column("dec")).save(path / "maps" / "sky")
+    found = [(m["name"], m["placed"]) for m in Desk(path).maps()]
+    assert found == [("umap-spectrum", 160), ("umap-image", 2), ("pca-image", 2), ("pca-spectrum", 150), ("sky", 160)]
+
+
+@pytest.mark.parametrize(("file", "content"), [("manifest.json", b"{"), ("manifest.json", b"{}"), ("xy.npy", b"damaged"),
+                                                ("xy.npy", None), ("manifest.json", b'{"format": 1}')])
+def test_a_damaged_map_is_all_that_is_missing(tmp_path: Path, folder: Path, file: str, content: bytes | None) -> None:
+    desk = Desk(shutil.copytree(folder, tmp_path / "some.sky"))
+    broken = desk.path / "maps" / "umap-image" / file
+    if content is None:
+        broken.unlink()
+    else:
+        broken.write_bytes(content)
+    for found in (desk.state(), desk.start()):
+        assert [m["name"] for m in found["maps"]] == ["umap-spectrum", "pca-image", "pca-spectrum"]
+        [said] = found["damaged"]
+        assert said.startswith("The map UMAP · image is left out: ") and "umap-image" in said and "omnisky map" in said
+        assert str(tmp_path) not in said and found["objects"] == small_sky.COUNT
+    assert desk.near(11, "image", "image", 6, "pca-image")["neighbours"]
 
 
 def test_the_map_holds_all_its_points(desk: Desk) -> None:

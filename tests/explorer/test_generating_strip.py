@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from astropy.wcs import WCS
-from card_page import Visit, server, visit
+from card_page import Visit, server, until, visit
 from PIL import Image as Pillow
 
 from engine import checkpoints, generation
@@ -116,6 +116,17 @@ def test_the_desk_refuses_what_is_not_offered(model: Path, sky: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ what is shown
 
 
+def test_a_red_word_says_what_is_odd_about_the_input(bundle: checkpoints.OmniBundle, model: Path, galaxy: SkyObject) -> None:
+    image = galaxy.image("hsc")
+    assert image is not None
+    some = replace(image, pixels=image.pixels[:4], bands=image.bands[:4], psf=None, ivar=None, mask=None)
+    with pytest.warns(CodecWarning, match="no y of hsc"):
+        steps = list(frames(bundle, replace(galaxy, images=(some,)), sources_of(model)["hsc"], 4))
+    check = next(f.parts["tok_image"] for f in reversed(steps) if "tok_image" in f.parts)["shown"][0]["check"]
+    assert not check["consistent"] and check["number"].endswith("The measured image has no y: models take it to be as usual.")
+
+
+
 @pytest.fixture(scope="module")
 def told(bundle: checkpoints.OmniBundle, model: Path, galaxy: SkyObject) -> list[Frame]:
     return list(frames(bundle, galaxy, sources_of(model)["hsc"], 4))
@@ -138,8 +149,8 @@ def test_frames_tell_target_by_target(told: list[Frame], bundle: checkpoints.Omn
     assert set(image["measured"]) == {"input", "true"} and {one["file"] for one in image["shown"]} <= set(files)
     assert image["side"] == pytest.approx(96 * 0.262) and "scheme roar, 16 steps" in image["origin"]
     check = image["shown"][0]["check"]  # random weights agree with nothing
-    assert check["consistent"] is False and check["number"].startswith("reduced χ² ")
-    assert "inconsistent with the input" in check["why"]
+    assert check["consistent"] is False and check["number"].startswith("even if noise, colour terms and 5 % of flux")
+    assert "inconsistent with the input" in check["why"] and "models" not in check["number"]
     assert decoded(files[check["file"]]).shape[0] >= 384
     band = np.frombuffer(files[parts["tok_spectrum_desi"]["file"]], "<f4").reshape(4, -1)
     assert band.shape == (4, 7781) and (band[2] <= band[1]).all() and (band[1] <= band[3]).all() and (band[2] < band[3]).any()
@@ -397,13 +408,6 @@ def test_what_was_stopped_or_failed_is_forgotten_too(size: str, most: int, monke
     assert list(made._runs) == [f"{number}-legacy-0" for number in range(27, 31)]
 
 
-def until(true: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
 def generators(of: int | None = None) -> list[psutil.Process]:
     return [p for p in psutil.Process(of).children(recursive=True) if "explorer.generator" in " ".join(p.cmdline())]
 
@@ -580,6 +584,42 @@ def test_the_seed_that_was_typed_is_drawn_by_key_and_by_mouse(seen: Visit, galax
         page.wait_for_function("omnisky.card.generate.status === 'stopped'")
 
 
+def answering(state: dict[str, Any]) -> Callable[[Any], None]:
+    return lambda route: route.fulfill(json=state)
+
+
+@pytest.mark.browser
+def test_a_run_that_is_stopped_before_its_first_preview_leaves_no_empty_frames(seen: Visit) -> None:
+    page, strip = seen.page, seen.page.locator(".generate")
+    page.goto(seen.address + f"/?o={generating_model.objects()[6].id}")
+    page.wait_for_function("window.omnisky?.card.generate.row === 6")
+    about = {"kind": "image", "title": "HSC image", "side": 16.1, "shown": [], "measured": {}, "version": 1}
+    redshift = {"kind": "scalar", "title": "redshift", "curve": {"low": 0, "high": 1, "density": [0, 1, 0], "posterior": True},
+                "version": 1}
+    for parts, left in (({}, []), ({"tok_image_hsc": about}, []), ({"tok_image_hsc": about, "tok_z": redshift}, ["scalar"])):
+        state = {"run": "6-legacy-0", "status": "running", "fraction": 0.1, "note": "HSC image", "version": 1, "ahead": 0,
+                 "parts": parts}
+        for asked in ("**/generate/6.json?*", "**/run/6-*.json?*"):
+            page.route(asked, answering(state))
+        strip.locator(".go").click()
+        page.wait_for_function("n => Object.keys(omnisky.card.generate.parts).length === n", arg=len(parts))
+        assert strip.locator(".slot").count() == 3, "room for what will come"
+        strip.locator(".go").click()
+        assert page.evaluate("omnisky.card.generate.status") == "stopped"
+        note = strip.locator(".note").inner_text()
+        assert ("before anything was drawn" in note and "Generate" in note) if not left else "unfinished" in note
+        assert page.evaluate("Object.values(omnisky.card.generate.slots).map(s => s.kind)") == left
+        assert strip.locator(".slot").count() == len(left) and strip.locator(".coming, .stamps").count() == 0
+        assert strip.locator(".go").inner_text() == "Generate" and strip.locator(".go").is_enabled()
+        page.unroute_all()
+    page.route("**/generate/6.json?*", lambda route: route.fulfill(status=404, json={"error": "it is gone"}))
+    strip.locator(".go").click()
+    page.wait_for_function("omnisky.card.generate.status === 'failed'")
+    assert strip.locator(".note.bad").inner_text() == "it is gone" and strip.locator(".slot").count() == 0
+    page.unroute_all()
+    seen.trouble.clear()
+
+
 @pytest.mark.browser
 def test_what_is_generated_is_drawn_though_what_was_measured_cannot_be_read(seen: Visit) -> None:
     page = seen.page
@@ -589,7 +629,15 @@ def test_what_is_generated_is_drawn_though_what_was_measured_cannot_be_read(seen
     page.locator(".generate .go").click()
     page.wait_for_function("omnisky.card.generate.slots.tok_spectrum_desi?.view?.over", timeout=60_000)
     assert page.evaluate("omnisky.card.generate.slots.tok_spectrum_desi.view.over.wave.length") == 7781
+    caption = page.locator(".generate .slot.spectrum .key")
+    assert "DESI" in caption.inner_text() and "measured" not in caption.inner_text()
     page.unroute_all()
+    page.keyboard.press("Escape")
+    page.goto(seen.address + f"/?o={generating_model.objects()[5].id}")
+    page.wait_for_function("window.omnisky?.card.generate.row === 5")
+    page.locator(".generate .go").click()
+    page.wait_for_function("omnisky.card.generate.slots.tok_spectrum_desi?.view?.over", timeout=60_000)
+    assert "measured" in caption.inner_text()
     page.keyboard.press("Escape")
     seen.trouble.clear()
 

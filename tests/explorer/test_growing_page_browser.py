@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -132,31 +132,39 @@ def test_a_sky_without_maps_says_what_to_run(seen: Visit, desk: Desk) -> None:
     assert "omnisky embed" in box.inner_text() and "no map" in box.inner_text()
 
 
-def test_a_damaged_map_is_said_on_a_page_that_stays(seen: Visit, desk: Desk, folder: Path) -> None:
+def test_a_damaged_map_is_said_beside_the_others(seen: Visit, desk: Desk, folder: Path) -> None:
+    page, notice = seen.page, seen.page.locator(".notice")
+    shutil.copytree(folder, desk.path)
+    manifests = sorted(desk.path.glob("maps/*/manifest.json"))
+    whole = [manifest.read_text() for manifest in manifests]
+    manifests[0].write_text("{")
+    page.goto(f"{seen.address}?map={manifests[0].parent.name}")
+    page.wait_for_function("window.omnisky?.answer && omnisky.map.sharp")
+    said = notice.inner_text()
+    assert "PCA · image is left out" in said and "pca-image/manifest.json" in said and str(desk.path.parent) not in said
+    assert page.evaluate("[omnisky.state.map, omnisky.now.maps.length]") == ["umap-image", 3]
+    for manifest in manifests[1:]:
+        manifest.write_text("{")
+    page.locator(".wait .bad").wait_for()
+    assert page.locator(".wait").inner_text().count("is left out") == 4 and notice.is_hidden()
+    for manifest, content in zip(manifests, whole, strict=True):
+        manifest.write_text(content)
+    page.wait_for_function("omnisky.answer && omnisky.wait.hidden && omnisky.now.maps.length === 4")
+    assert notice.is_hidden()
+
+
+def test_what_the_desk_cannot_answer_is_said_on_a_page_that_stays(seen: Visit, desk: Desk, folder: Path) -> None:
     """404 is what a server says, too, that was started again under another path; only then is the page asked anew."""
     page, went = seen.page, []
     shutil.copytree(folder, desk.path)
-    manifest = desk.path / "maps" / "pca-image" / "manifest.json"
-    whole = manifest.read_text()
-    manifest.write_text("{")
     page.on("load", lambda: went.append(page.url))
     page.goto(seen.address)
-    page.locator(".wait .bad").wait_for()
-    with page.expect_response(lambda r: "state.json" in r.url and r.status == 404):
-        pass
-    said = page.locator(".wait").inner_text()
-    assert "pca-image" in said and "manifest.json" in said and str(desk.path.parent) not in said
-    manifest.write_text(whole)
-    page.wait_for_function("omnisky.answer && omnisky.wait.hidden")
+    page.wait_for_function("window.omnisky?.answer")
+    page.route("**/state.json", lambda route: route.fulfill(status=404, json={"error": "sky.json is damaged"}), times=1)
+    page.locator(".notice").wait_for()
+    assert "sky.json is damaged" in page.locator(".notice").inner_text()
+    page.locator(".notice").wait_for(state="hidden")
     assert len(went) == 1
     page.route("**/state.json", lambda route: route.fulfill(status=404, content_type="text/html", body="not here"), times=1)
-    until(seen, lambda: len(went) == 2)
+    seen.until(lambda: len(went) == 2)
     seen.trouble.clear()
-
-
-def until(seen: Visit, true: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if true():
-            return
-        seen.page.wait_for_timeout(50)
-    raise AssertionError("it did not happen")

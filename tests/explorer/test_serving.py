@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -23,16 +23,18 @@ import psutil
 import pytest
 import small_sky
 from bokeh.client import pull_session
-from card_page import visit
+from card_page import until, visit
 
 import engine
 from engine import jobs
 from engine.embeddings import Embeddings
+from engine.model_files import SHIPPED
 from engine.objects import SkyObject
 from engine.store import Store
+from explorer import startup
 from explorer.cli import done
 from explorer.desk import Desk
-from explorer.startup import needs_work
+from explorer.startup import Work, needs_work
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "explorer.cli"]
@@ -59,13 +61,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def until(true: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -195,6 +190,17 @@ def test_what_a_sky_lacks_is_work(folder: Path, tmp_path: Path, lost: str) -> No
     else:
         (path / lost).unlink()
     assert needs_work(Desk(path))
+
+
+def test_visitors_are_not_told_where_the_shipped_model_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the worker says of it, without one."""
+    said = json.dumps({"error": f"{SHIPPED}/config.json is damaged; {folder}/maps is left as it was"})
+    worker = SimpleNamespace(stdout=iter([said]), wait=lambda *_: 1, poll=lambda: 1)
+    monkeypatch.setattr(startup.subprocess, "Popen", lambda *_, **__: worker)
+    desk = Desk(folder)
+    Work(desk, "prepare", model=None)
+    until(lambda: "error" in desk.progress, 10, "the error")
+    assert desk.progress["error"] == f"omnisky-demo/config.json is damaged; {folder.name}/maps is left as it was"
 
 
 def test_a_newcomer_is_work_until_it_has_vectors_a_place_and_an_index(folder: Path, tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
 
-from engine.objects import SkyObject
+from engine.generation import Reobserved
+from engine.objects import Image, SkyObject, Spectrum
 from engine.positions import parse
-from explorer.words import chi_line, position_of
+from explorer.words import chi_line, position_of, without_places
 
 
 @pytest.mark.parametrize(("position", "name"), [
@@ -37,6 +40,24 @@ def test_a_name_that_is_read_is_written_the_same() -> None:
         assert found is not None and found["name"] == name
 
 
-def test_how_well_it_agrees_is_said_with_what_is_counted() -> None:
-    found = SimpleNamespace(chi2=1.083, significance=4.31, floor=0.05)
-    assert chi_line(found) == "reduced χ² 1.08 from noise alone; 4.3 σ beyond what noise and 5 % of the flux explain"
+@pytest.mark.parametrize(("told", "shown"), [
+    ("/data/ada love/small.sky/maps/x.npy is damaged", "small.sky/maps/x.npy is damaged"),
+    ("/data/ada love/other.sky is none", "other.sky is none"), ("skies/far.sky/a.npy is cut", "far.sky/a.npy is cut"),
+    ("no room in '/var/lib/omnisky/assets/omnisky-demo': full", "no room in 'omnisky-demo': full"),
+    ("[Errno 2] no such file (/opt/a/b.npy)", "[Errno 2] no such file (b.npy)"),
+    *(2 * (plain,) for plain in ("see https://omnisky.org/a/b", "3 erg/s/cm2, g/r/z, 1 / (2 / 3)."))])
+def test_visitors_are_told_no_folders_of_the_server(told: str, shown: str) -> None:
+    assert without_places(told, Path("/data/ada love/small.sky"), Path("skies/far.sky"), Path()) == shown
+
+
+@pytest.mark.parametrize(("measured", "allowed"), [
+    (Image(np.ones((1, 2, 2)), ("g",)), "noise, colour terms and 5 % of flux and PSF width"),
+    (Spectrum(np.arange(1, 4.0), np.ones(3)), "noise, 5 % of the flux and 30 % of lines and breaks"),
+    ({}, "noise and 5 % of the flux")])
+@pytest.mark.parametrize(("p_value", "verdict", "how"), [(0.5, "consistent", "if"), (0.001, "inconsistent", "even if")])
+def test_how_well_it_agrees_is_said_with_what_is_allowed_for(measured: Any, allowed: str, p_value: float, verdict: str,
+                                                             how: str) -> None:
+    found = Reobserved(measured, measured, (), np.zeros(3), 8.5, 1200, 4.31, p_value, {}, 0.05, ())
+    assert chi_line(found) == f"{how} {allowed} are allowed for: 4.3 σ. Against noise alone, reduced χ² is 8.50."
+    assert str(found) == (f"{verdict} with the input: reduced chi2 8.5 of 1,200 pixels counts noise alone; the verdict allows "
+                          f"for {allowed}, beyond which both differ by 4.3 sigma (p = {p_value:g}; inconsistent below 0.01)")
