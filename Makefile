@@ -25,7 +25,7 @@ demo: setup  ## the simulated survey in your browser; ARGS="--objects 300 --port
 
 test: setup  ## a browser if there is none, then all tests; ARGS="tests/io -x" chooses
 	@$(BIN)/python tools/browser.py
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup  ## ruff and mypy
 	@$(BIN)/ruff check . && $(BIN)/mypy
