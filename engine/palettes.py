@@ -23,8 +23,9 @@ DENSITY = {"dark": ("#586574", "#4f7ea6", "#56b4e9", "#a5dcf7", "#f2fbff"),
 OKABE_ITO = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#000000")
 VIRIDIS = ("#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725")
 VIRIDIS_PART = {"dark": (0.16, 1.0), "light": (0.0, 0.9)}
-VIRIDIS_LIGHTNESS = {"dark": (0.635, 1.0), "light": (0.0, 0.655)}  # OKLab, of its ends: at least a contrast of 3
-LIGHTNESS = {"dark": (0.52, 0.97), "light": (0.25, 0.76)}  # OKLab lightness that stands clear of the ground
+VIRIDIS_LIGHTNESS = {"dark": (0.635, 1.0), "light": (0.0, 0.597)}  # OKLab, of its ends: a contrast of 3 also where it is faded
+LIGHTNESS = {"dark": (0.62, 0.97), "light": (0.25, 0.597)}  # of classes, the same
+LONELY = {"dark": 0.78, "light": 0.865}  # share of the colour that a single dot has, the rest being ground
 
 _TO_LMS = np.array([[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
                     [0.0883024619, 0.2817188376, 0.6299787005]])
@@ -115,8 +116,13 @@ def classes(n: int, theme: str) -> Bytes:
     return np.array(chosen[:n], np.uint8).reshape(-1, 3)
 
 
-def fade(colours: Bytes, theme: str, steps: int) -> Bytes:
-    """Each of (k, 3) colours in `steps` strengths, from nearly the ground to the colour itself -> (k * steps, 3)."""
+def fade(colours: Bytes, theme: str, steps: int, faintest: float = 1.0) -> Bytes:
+    """Each of (k, 3) colours in `steps` strengths, from nearly the ground to the colour itself -> (k * steps, 3).
+
+    faintest: the strength of a single dot, which has a share of `LONELY`; what is below are the soft rims of dots.
+    """
     ground, target = to_oklab(rgb(BACKGROUND[theme])), to_oklab(colours)
-    share = (np.arange(1, steps + 1) / steps)[None, :, None]
+    strength = np.arange(1, steps + 1) / steps
+    lonely = 1.0 if faintest == 1 else LONELY[theme]
+    share = np.interp(strength, (0, faintest, 1), (0, lonely, 1))[None, :, None]
     return from_oklab(ground + (target[:, None] - ground) * share).reshape(-1, 3)

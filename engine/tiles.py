@@ -190,7 +190,7 @@ def _palette(kind: str, colours: int, theme: str) -> NDArray[np.uint8]:
         data = palettes.from_oklab(ground + (lab - ground) * share)
     else:
         base = palettes.numbers(theme, COLOURS) if kind == "number" else palettes.classes(colours, theme)
-        data = palettes.fade(base, theme, STRENGTHS)
+        data = palettes.fade(base, theme, STRENGTHS, FAINTEST + 1 / STRENGTHS)
     whole = np.zeros((256, 3), np.uint8)
     whole[:GLOW_STEPS], whole[GLOW_STEPS:DATA_START] = palettes.glow(theme, GLOW_STEPS), grey
     whole[DATA_START:DATA_START + len(data)] = data

@@ -196,6 +196,16 @@ def test_numbers_get_ever_lighter_and_are_seen_on_their_ground() -> None:
     assert contrast(lonely, "dark").min() > 3
 
 
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize(("kind", "colours"), [("density", 0), ("number", tiles.COLOURS), *(("class", n) for n in (1, 8, 27))])
+def test_a_single_dot_of_any_colour_is_seen_on_its_ground(kind: str, colours: int, theme: str) -> None:
+    drawn = tiles._palette(kind, colours, theme)[tiles.DATA_START:]
+    drawn = drawn if kind == "density" else drawn[:colours * tiles.STRENGTHS]
+    by_strength = contrast(drawn, theme).reshape(max(colours, 1), -1)
+    single = int(by_strength.shape[1] * tiles.FAINTEST)  # what is fainter are the soft rims
+    assert by_strength[:, single:].min() >= 3
+
+
 def test_oklab_there_and_back() -> None:
     colours = np.random.default_rng(1).integers(0, 256, size=(200, 3)).astype(np.uint8)
     assert np.abs(palettes.from_oklab(palettes.to_oklab(colours)).astype(int) - colours).max() <= 1
