@@ -16,24 +16,36 @@ if TYPE_CHECKING:
 
     from engine.objects import Image
 
+HOLE = 7  # pixels of an input
 CENTRE = (SIZE - 1) / 2  # of a stamp, in pixels counted from 0
 
 
 def unobserved(survey: str, inputs: Sequence[Image]) -> NDArray[np.bool_] | None:
-    """bool (96, 96), True where no input image reaches the middle of a pixel of this survey's stamp; None without an image.
+    """bool (96, 96), True where no input image tells the middle of a pixel of this survey's stamp; None without an image.
 
     Stamps have the same middle: 96 pixels are 25.2" of Legacy Surveys (0.262") and 16.1" of HSC (0.168"), so that an HSC image
     covers the inner 61 or so pixels of a Legacy stamp's 96 a side, and a Legacy image all of HSC's.
     """
     if not inputs:
         return None
-    offset = np.abs(np.arange(SIZE) - CENTRE) * FIELDS[survey].scale  # arcsec
+    offset = (np.arange(SIZE) - CENTRE) * FIELDS[survey].scale  # arcsec
     covered = np.zeros((SIZE, SIZE), bool)
     for image in inputs:
         scale = image.pixel_scale or FIELDS[image.survey or survey].scale
-        y, x = (offset <= min(n, SIZE) / 2 * scale for n in image.size)
-        covered |= y[:, None] & x
+        inside_y, inside_x = (np.abs(offset) <= min(n, SIZE) / 2 * scale for n in image.size)
+        y, x = (np.rint(offset / scale + (n - SIZE) // 2 + CENTRE).astype(int).clip(0, n - 1) for n in image.size)
+        covered |= inside_y[:, None] & inside_x & ~holes(image)[y[:, None], x]
     return ~covered
+
+
+def holes(image: Image) -> NDArray[np.bool_]:
+    """bool (ny, nx): where no band has a good pixel over `HOLE` pixels each way, as beyond the edge of a chip; what is smaller,
+    such as a cosmic ray's track, the pixels around it tell."""
+    from scipy.ndimage import binary_opening
+
+    bad = ~np.isfinite(image.pixels) if image.mask is None else ~np.isfinite(image.pixels) | image.mask
+    found: NDArray[np.bool_] = binary_opening(bad.all(0), np.ones((HOLE, HOLE)))
+    return found
 
 
 def wcs_like(survey: str, inputs: Sequence[Image]) -> WCS | None:

@@ -24,7 +24,7 @@ from engine.codecs.compact import COLOUR, light
 from engine.codecs.convnext import Down, Up
 from engine.codecs.quantizers import FSQ
 from engine.codecs.spectrum import interpolate
-from engine.files import read_json
+from engine.files import only_writer, read_json
 from engine.models.inputs import asinh
 from engine.models.processor import mixed_precision
 from engine.steps import Step
@@ -51,7 +51,7 @@ def run(kind: Kind, out: str | Path, recipe: str | CodecRecipe = "demo", render:
     for scalars a folder each; out/figures.json: how good it is on objects it never saw, beside plain baselines. The last Step's
     preview is the path of the model. A killed and resumed run gives the numbers of an uninterrupted one, bit for bit, on the
     same machine with the same threads. Raises KeyError for an unknown kind or recipe; ValueError if `out` holds a run of
-    another recipe, and at a step whose loss is not finite (the last checkpoint is kept).
+    another recipe, if another process is at it, and at a step whose loss is not finite (the last checkpoint is kept).
     """
     recipe, out = _recipe(kind, recipe), Path(out)
     device = parallel.start()
@@ -68,17 +68,19 @@ def run(kind: Kind, out: str | Path, recipe: str | CodecRecipe = "demo", render:
         yield _done(out)
         return
     torch.set_num_threads(recipe.threads)
-    for step in build_cache(recipe, out / "cache", render, device):
-        yield Step(RENDERING * step.fraction, step.note)
-    source = CodecSource(recipe, out / "cache", device)
-    if recipe.kind == "scalars":
-        figures = codec_tables.fit(recipe, source, out / "model")
-    else:
-        codec = build(recipe).to(device)
-        yield from train(codec, recipe, out, source)
-        yield Step(0.99, "measuring what the codec keeps")
-        figures = codec_figures.measure(checkpoints.load_codec(out / "model"), recipe, render)
-    write_json(out / "figures.json", figures)
+    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out / "run.lock", str(out)):
+        for step in build_cache(recipe, out / "cache", render, device):
+            yield Step(RENDERING * step.fraction, step.note)
+        source = CodecSource(recipe, out / "cache", device)
+        if recipe.kind == "scalars":
+            figures = codec_tables.fit(recipe, source, out / "model")
+        else:
+            codec = build(recipe).to(device)
+            yield from train(codec, recipe, out, source)
+            yield Step(0.99, "measuring what the codec keeps")
+            figures = codec_figures.measure(checkpoints.load_codec(out / "model"), recipe, render)
+        write_json(out / "figures.json", figures)
     yield _done(out)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from engine import checkpoints
 from engine.checkpoints.tokenizers import config_of
 from engine.checkpoints.training import whole
+from engine.files import only_writer
 from engine.model_files import read_json, weights_checksum
 from engine.models.omni import Omni, OmniConfig
 from engine.models.processor import mixed_precision
@@ -56,8 +57,8 @@ def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Pat
     weights the run begins with; then the sizes are that model's, and so are codecs that `codecs` does not have.
 
     Raises KeyError for an unknown recipe; ValueError for tokens of other codecs, a run of another recipe or of other tokens in
-    `out`, a run that does not fit the memory, and a loss that is no number (the last checkpoint is kept); FileNotFoundError if
-    neither folder has a codec that the result needs.
+    `out`, a run that does not fit the memory, that another process is at, and a loss that is no number (the last checkpoint is
+    kept); FileNotFoundError if neither folder has a codec that the result needs.
     """
     recipe, out = chosen(recipe), Path(out)
     device = parallel.start()
@@ -67,7 +68,9 @@ def run(recipe: str | OmniRecipe, skies: Sequence[str | Path], codecs: str | Pat
     if first == recipe.steps and _is_result(out / "model", this.marks):  # with what was fitted on it since
         yield _done(out)
         return
-    yield from _train(this, first, time.monotonic() - seconds)
+    out.mkdir(parents=True, exist_ok=True)
+    with only_writer(out / "run.lock", str(out)) if parallel.world()[0] == 0 else nullcontext():
+        yield from _train(this, first, time.monotonic() - seconds)
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,7 @@ def _train(this: Training, first: int, started: float) -> Iterator[Step]:
         if reports:  # after the checkpoint: who reads the note may stop here
             note = f"step {step + 1:,} of {recipe.steps:,}: loss {row['loss']:.3f}"
             note += f", held out {row['held_out']:.3f}" if "held_out" in row else ""
+            note += f", {this.data.paired:,} rows paired" if this.pair is not None else ""
             yield Step((step + 1) / recipe.steps, note, row)
     _save_result(this, (time.monotonic() - started) / 3600)
     parallel.wait()

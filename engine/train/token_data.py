@@ -114,17 +114,24 @@ def joined(skies: Sequence[Path], tokens: Sequence[Mapping[str, Records]], confi
         if not (sky / "sky.json").is_file():
             raise ValueError(f"{sky} has tokens, but no objects with ids and positions to pair; train without pairs")
         of_each.append(ids_of(sky, rows) if how == "id" else places_of(sky, rows))
-    bits = [np.zeros(rows, np.int64) for rows in reach]
-    for held, some in zip(bits, tokens, strict=True):
-        for key, record in some.items():
-            survey = config.modality(key).survey
-            held[record.rows] |= 0 if survey == "any" else 1 << surveys.index(survey)
+    bits = [_surveys(some, config, surveys, rows) for some, rows in zip(tokens, reach, strict=True)]
     led = leaders(of_each, how, bits)
     if (led == np.arange(len(led))).all():
         why = "they share no id; --pair 1 pairs within an arcsecond" if how == "id" else \
             f"none are each other's nearest within {how} arcsec; a larger radius may help"
         raise ValueError(f"no objects of {', '.join(map(str, skies))} are paired: {why}")
     return led
+
+
+def _surveys(tokens: Mapping[str, Records], config: OmniConfig, surveys: Sequence[str], rows: int) -> Rows:
+    """(rows,) bits of the surveys whose images and spectra each row of a sky has; of a row that has neither, those of its
+    numbers: a spectrum's table tells another survey's fluxes and reddening, too, and is none of that survey's rows."""
+    measured, told = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    for key, record in tokens.items():
+        m = config.modality(key)
+        bits = told if m.kind == "scalar" else measured
+        bits[record.rows] |= 0 if m.survey == "any" else 1 << surveys.index(m.survey)
+    return np.where(measured == 0, told, measured)
 
 
 class TokenData:

@@ -125,6 +125,15 @@ def test_surveys_are_translated_within_the_footprint(bundle: OmniBundle, galaxie
     assert square is not None
     np.testing.assert_allclose(square.pixel_scale_matrix * 3600, np.array([[-c, s], [s, c]]) * 0.168, atol=1e-9)
     assert places.unobserved("legacy", []) is None and places.wcs_like("legacy", []) is None
+    edge, track = (np.zeros(legacy.pixels.shape, bool) for _ in range(2))
+    edge[:, :, :36] = True  # beyond a chip: 12 pixels from the middle, which are 18.7 of HSC's
+    track[:, 40:43] = True  # of a cosmic ray
+    for spoiled in (replace(legacy, mask=edge | track), replace(legacy, pixels=np.where(edge | track, np.nan, legacy.pixels))):
+        lost = places.unobserved("hsc", [spoiled])
+        assert lost is not None and (lost == (np.arange(96) - 47.5 < -18.7)).all()
+        assert not places.unobserved("hsc", [spoiled, legacy]).any(), "another image saw it"  # type: ignore[union-attr]
+    some = replace(legacy, mask=np.where(np.arange(len(legacy.bands)) > 0, True, False)[:, None, None] & edge)
+    assert not places.unobserved("hsc", [some]).any(), "one band did"  # type: ignore[union-attr]
     with pytest.raises(KeyError, match="to is 'sdss'; images are translated to legacy or hsc"):
         generation.translate(bundle, galaxies, "sdss")
 

@@ -710,6 +710,16 @@ def test_memory_is_estimated_before_a_run() -> None:
     check_memory(big, big.config(KEYS, SIZES), 10**15)
 
 
+def test_one_process_at_a_time(place: Path, tmp_path: Path) -> None:
+    """Else both would write one curve and one checkpoint, as workers do that outlive the torchrun that began them."""
+    running = trained(place, tmp_path)
+    next(running)
+    with pytest.raises(ValueError, match=r"another process is writing to .*; wait until it is done"):
+        next(trained(place, tmp_path))
+    running.close()  # type: ignore[attr-defined]
+    assert next(trained(place, tmp_path)).note.startswith("step ")
+
+
 def test_memory_is_asked_for_before_objects(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who brings more objects for a batch that never fits has brought them for nothing."""
     monkeypatch.setattr(omni, "available", lambda device: 2**28)

@@ -208,6 +208,18 @@ def test_rows_are_joined_as_in_truth(surveys: Surveys, how: Any, where: str) -> 
             assert not has or (ids[i, own] == n % 11).all()
 
 
+def test_numbers_of_another_survey_are_none_of_its_rows(surveys: Surveys, tmp_path: Path) -> None:
+    """Tables of spectra tell fluxes of imaging surveys, too; rows that have nothing but numbers go by those."""
+    [own] = tokens_of([surveys.both], CONFIG, surveys.model)
+    led = joined([surveys.both], [own], CONFIG, 1.0)
+    rows = len(led)
+    write(tmp_path, surveys.model, "tok_flux_g", "tok_flux_g", np.arange(rows), np.zeros((rows, 1)), rows)
+    fluxes = Records.open(tmp_path / "tokens/tok_flux_g")
+    assert np.array_equal(joined([surveys.both], [own | {"tok_flux_g": fluxes}], CONFIG, 1.0), led)
+    with pytest.raises(ValueError, match="nearest"):
+        joined([surveys.both], [{"tok_flux_g": fluxes}], CONFIG, 1.0)
+
+
 @pytest.mark.parametrize(("how", "says"), [(1e-6, "nearest within 1e-06 arcsec"), ("id", "they share no id; --pair 1")])
 def test_no_pair_at_all_is_said(surveys: Surveys, how: Any, says: str) -> None:
     records = tokens_of([surveys.a], CONFIG, surveys.model)

@@ -177,3 +177,15 @@ def test_the_speedrun_goes_from_nothing_to_a_model(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     bundle = checkpoints.load(tmp_path / "omni" / "model")
     assert isinstance(bundle, checkpoints.OmniBundle) and set(bundle.codecs) == set(bundle.modalities)
+
+
+@pytest.mark.parametrize("failing", ["image", "spectrum", "omni"])
+def test_a_speedrun_ends_with_the_stage_that_failed(tmp_path: Path, failing: str) -> None:
+    script, log = Path(__file__).resolve().parents[2] / "deploy" / "speedrun.sh", tmp_path / "log"
+    command = tmp_path / "omnisky"
+    command.write_text(f'#!/bin/sh\necho "$1 $2 $3" >> {log}\n[ "$2" != {failing} ] && [ "$3" != {failing} ]\n')
+    command.chmod(0o755)
+    done = subprocess.run(["bash", str(script), str(tmp_path)], env={**os.environ, "OMNISKY": str(command)}, check=False)
+    said = log.read_text().splitlines()
+    assert done.returncode == 1 and ("train tokens" in "".join(said)) == (failing == "omni")
+    assert not any(line.startswith(("train head", "demo")) for line in said)
