@@ -64,6 +64,21 @@ def test_powers_are_linear_between_and_constant_beyond() -> None:
     torch.testing.assert_close(calibrated(own.log(), ((0.0, 1.0, 0.2), (1.0, 1.0, 0.2))).exp(), 0.8 * own + 0.2 * flat)
 
 
+def test_ranges_hold_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better than by the score alone, where its form cannot follow the truth: tails that no power of what is said has."""
+    said, _ = bells(15.0)
+    random = torch.Generator().manual_seed(2)
+    wide = (0.92 * said.exp() + 0.08 * (said * 0.3).softmax(-1)).log()
+    parts = [(said, torch.multinomial(wide.exp(), 1, generator=random)[:, 0])]
+    found = calibration.missed(parts, calibration.fitted(parts))
+    for name in ("SHARPER", "FEWER"):
+        monkeypatch.setattr(calibration, name, (1.0,))
+    assert found < 0.5 * calibration.missed(parts, calibration.fitted(parts))
+    flat = torch.zeros(2, 4).log_softmax(-1)
+    assert calibration.covered(flat, torch.tensor([0, 1]), 0.5) == pytest.approx((0 + 1) / 2)
+    assert calibration.covered(flat, torch.tensor([0, 0]), 0.8) == pytest.approx(0.6), "a tenth lies below the range"
+
+
 def test_sure_and_now_and_then_wrong() -> None:
     """What is told is anywhere once in fifty, which the model thinks ten times less likely: the far bins get what they
     deserve, and the peak stays as sharp as it is right."""
