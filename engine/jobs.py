@@ -37,14 +37,17 @@ KINDS = ("umap", "pca")
 def ingest(sky: str | Path, paths: Sequence[str | Path], survey: str | None = None, lossless: bool = False) -> Iterator[Step]:
     """Read files into a sky, a batch a commit. The last Step's preview holds "bad": (file, sentence) of what was refused.
 
-    Files whose content is in the sky already are read again only to find what a killed run left out. Raises ValueError if
-    another process writes to the sky, NoRoom if the disk is full.
+    Files whose content is in the sky already are read again only to find what a killed run left out. Raises ValueError if there
+    is no file, or another process writes to the sky; NoRoom if the disk is full.
     """
     from engine.io import scan
 
     bad: list[tuple[Path, str]] = []
-    store = Store.create(sky, lossless)
     sources = list(scan(list(paths), survey, on_error=lambda path, sentence: bad.append((path, sentence))))
+    if not sources and not bad:
+        places = ", ".join(f"{path}" for path in paths)
+        raise ValueError(f"there is no file of objects in {places}; name files or folders that hold some")
+    store = Store.create(sky, lossless)
     new = old = 0
     with store.writing():  # from the first batch to the last, so that a second ingest is told at once
         for done, source in enumerate(sources):

@@ -107,6 +107,14 @@ def test_ingest_keeps_the_good_and_lists_the_bad(tmp_path: Path) -> None:
     assert len(Store(tmp_path / "my.sky")) == 2
 
 
+def test_a_folder_without_files_makes_no_sky(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    done = omnisky("ingest", str(tmp_path / "my.sky"), str(tmp_path / "in"))
+    assert done.returncode == 1 and done.stderr.strip().endswith(f"no file of objects in {tmp_path / 'in'}; name files or "
+                                                                 "folders that hold some")
+    assert not (tmp_path / "my.sky").exists()
+
+
 def test_doctor_speaks_json() -> None:
     done = omnisky("doctor", "--json")
     facts = json.loads(done.stdout)

@@ -85,19 +85,19 @@ def copies_of(skies: Sequence[Path], tokens: Sequence[Mapping[str, Records]], co
 
     Raises ValueError if copies lack a modality or objects that the originals (`tokens_of`) have: all turn, or none.
     """
+    by_way = [[{key: sky / "tokens" / named(key, way) for key in some if turns(config.modality(key))}
+               for sky, some in zip(skies, tokens, strict=True)] for way in range(1, len(WAYS))]
+    there = [any((folder / MANIFEST).is_file() for some in folders for folder in some.values()) for folders in by_way]
+    most = [*there, False].index(False)
     found: list[list[dict[str, Records]]] = []
-    for way in range(1, len(WAYS)):
-        folders = [{key: sky / "tokens" / named(key, way) for key in some if turns(config.modality(key))}
-                   for sky, some in zip(skies, tokens, strict=True)]
-        if not any((folder / MANIFEST).is_file() for some in folders for folder in some.values()):
-            break
+    for folders in by_way[:most]:
         found.append([])
         for originals, some in zip(tokens, folders, strict=True):
             records = {key: _opened(folder, key, config, codecs) for key, folder in some.items()}
             for key, record in records.items():
                 if record is None or record.reach < originals[key].reach:
                     raise ValueError(f"{some[key]} lacks turned copies, which other tokens have; make them with "
-                                     f"`omnisky tokenize --copies {way}`")
+                                     f"`omnisky tokenize --copies {most}`")
             found[-1].append({key: record for key, record in records.items() if record is not None})
     return found
 
