@@ -233,14 +233,15 @@ def check_memory(recipe: OmniRecipe, config: OmniConfig, free: int, processes: i
     free += held  # so much may the whole of a recipe take
     for pieces in (p for p in range(recipe.pieces + 1, recipe.batch + 1) if recipe.batch % (p * processes) == 0):
         if estimate(replace(recipe, pieces=pieces), config, processes, device).total <= free:
-            raise ValueError(f"{start}; cut each batch into {pieces} pieces (the result is the same)")
+            raise ValueError(f"{start}; cut each batch into {pieces} pieces (the result is the same), or take a smaller one")
     finest = replace(recipe, pieces=recipe.batch // processes, recompute=True)
     if estimate(finest, replace(config, use_act_checkpoint=True), processes, device).total <= free:
-        raise ValueError(f"{start}; cut each batch into {finest.pieces} pieces and recompute blocks for the gradient")
+        raise ValueError(f"{start}; cut each batch into {finest.pieces} pieces and recompute blocks for the gradient, or "
+                         "take a smaller one")
     fitting = next((p for p in (2, 4, 8, 16, 32, 64, 128, 256, 512) if p > processes and recipe.batch % p == 0 and estimate(
         replace(finest, pieces=recipe.batch // p), config, p, device).total <= free), None)
-    how = (f"share it among {fitting} such processes with torchrun, in {recipe.batch // fitting} pieces and with blocks "
-           "recomputed, or take") if fitting else "take"
+    how = (f"share it among {fitting} such processes with torchrun, each with as much memory, in {recipe.batch // fitting} "
+           "pieces and with blocks recomputed, or take") if fitting else "take"
     others = [chosen(r, batch=min(r.batch, recipe.batch)) for r in RECIPES.values() if r.dim < recipe.dim]
     smaller = [name for r in others
                if (name := _as_it_fits(r, r.config(config.domains, config.sizes), free, processes, device))]
