@@ -63,7 +63,7 @@ def test_line_markers_follow_slider_and_field_without_asking_the_server(seen: Vi
     page = seen.page
     page.wait_for_function("omnisky.card.view?.flux?.length === 7781")
     asked: list[str] = []
-    page.on("request", lambda r: asked.append(r.url) if re.search(r"object|spectrum|near|picture", r.url) else None)
+    page.on("request", lambda r: asked.append(r.url) if re.search(r"/(object|spectrum|near|picture)", r.url) else None)
     before = page.locator("canvas.spectrum").screenshot()
     field, slider = page.locator(".redshift input[type=number]"), page.locator(".redshift input[type=range]")
     field.fill("0.5")
