@@ -152,6 +152,12 @@ class Image:
         """(ny, nx) in pixels."""
         return self.pixels.shape[1], self.pixels.shape[2]
 
+    @property
+    def good(self) -> BoolArray:
+        """(bands, ny, nx): finite and not masked."""
+        finite: BoolArray = np.isfinite(self.pixels)
+        return finite if self.mask is None else finite & ~self.mask
+
 
 @dataclass(frozen=True)
 class Spectrum:

@@ -304,12 +304,8 @@ def framed(image: Image, side: float) -> Image:
 
 
 def _good(image: Image) -> Array:
-    good: Array = np.isfinite(image.pixels)
-    if image.mask is not None:
-        good &= ~image.mask
-    if image.ivar is not None:
-        good &= image.ivar > 0
-    return good
+    good: Array = image.good
+    return good if image.ivar is None else good & (image.ivar > 0)
 
 
 def png(rgb: Array) -> bytes:

@@ -90,7 +90,7 @@ def stamp_of(obj: SkyObject, field: Field, resample: bool) -> tuple[Array, tuple
         raise ValueError(f"the image of object {obj.id} ({image.survey}, {', '.join(image.bands)}) is {unit_of(image)}: "
                          "it cannot be turned into nmgy")
     pixels = np.asarray(image.pixels[planes], np.float32)
-    bad = ~np.isfinite(pixels) if image.mask is None else ~np.isfinite(pixels) | image.mask[planes]
+    bad = ~image.good[planes] | ~np.isfinite(pixels)  # what is beyond float32, too
     seen = np.flatnonzero(~bad.all((1, 2)))
     if not len(seen):
         raise ValueError(f"the image of object {obj.id} has no good pixel")

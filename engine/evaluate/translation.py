@@ -56,9 +56,10 @@ def baselines(rendered: Rendered) -> dict[str, restoration.Fitted]:
 def compared(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject], plain_ways: Mapping[str, restoration.Fitted]
              ) -> Measured:
     """Every way from these objects' Legacy images to HSC's pixels, measured against the truth."""
+    made = {MODEL: typical(bundle, some)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CodecWarning)  # that i is filled in, which is what is measured here
-        made = {MODEL: typical(bundle, some), WITHOUT: typical(bundle, [without_i(thing) for thing in some], [LEGACY])}
+        made[WITHOUT] = typical(bundle, [without_i(thing) for thing in some], [LEGACY])
     made |= {f"baseline: {name}": way(legacy(rendered), seeing(rendered)) for name, way in plain_ways.items()}
     own: Any = bundle.codecs[HSC]
     codes = own.encode(some, survey="hsc").long()

@@ -43,8 +43,7 @@ def holes(image: Image) -> NDArray[np.bool_]:
     such as a cosmic ray's track, the pixels around it tell."""
     from scipy.ndimage import binary_opening
 
-    bad = ~np.isfinite(image.pixels) if image.mask is None else ~np.isfinite(image.pixels) | image.mask
-    found: NDArray[np.bool_] = binary_opening(bad.all(0), np.ones((HOLE, HOLE)))
+    found: NDArray[np.bool_] = binary_opening(~image.good.any(0), np.ones((HOLE, HOLE)))
     return found
 
 

@@ -192,16 +192,11 @@ def _factor(image: Image, band: str) -> float:
     return found
 
 
-def _good(image: Image, plane: int) -> Array:
-    good = np.isfinite(image.pixels[plane])
-    return good if image.mask is None else good & ~image.mask[plane]
-
-
 def _variance(image: Image, plane: int) -> Array:
     """(N, N) in the image's unit, squared; NaN where bad. Without inverse variance, from the scatter of neighbours."""
     from engine import adapt_inputs
 
-    good = _good(image, plane)
+    good = image.good[plane]
     pixels = np.where(good, image.pixels[plane], 0.0)
     ivar = (adapt_inputs.estimated_ivar(pixels[None], ~good[None])[0] if image.ivar is None else image.ivar[plane])
     good &= np.isfinite(ivar) & (ivar > 0)
@@ -213,7 +208,7 @@ def _as_is(image: Image, bands: Sequence[str], noisy: bool) -> Planes:
     pixels, variance, correlation, notes = [], [], [], list[str]()
     for band in bands:
         plane, factor = image.bands.index(band), _factor(image, band)
-        values = np.where(_good(image, plane), image.pixels[plane], np.nan).astype(np.float64)
+        values = np.where(image.good[plane], image.pixels[plane], np.nan).astype(np.float64)
         noise, shared = np.full(values.shape, np.nan), np.zeros((1, 1))
         if noisy:
             noise = _variance(image, plane)

@@ -19,7 +19,8 @@ def notes(image: Image) -> tuple[str, ...]:
     """Bands of its survey that it lacks; an object that is not in its middle, and where to cut it out instead."""
     from engine.models.inputs import FIELDS
 
-    lacking = [b for field in FIELDS if field.survey == image.survey for b in field.bands if b not in image.bands]
+    seen = [b for b, good in zip(image.bands, image.good, strict=True) if good.any()]
+    lacking = [b for field in FIELDS if field.survey == image.survey for b in field.bands if b not in seen]
     found = (f"the measured image has no {', '.join(lacking)}: models take it to be as usual",) if lacking else ()
     aside = middle_of_light(image)
     if aside is None or np.hypot(*aside) <= ASIDE:
@@ -42,7 +43,7 @@ def middle_of_light(image: Image) -> tuple[float, float] | None:
     scale = image.pixel_scale
     if not scale:
         return None
-    good = np.isfinite(image.pixels) if image.mask is None else np.isfinite(image.pixels) & ~image.mask
+    good = image.good
     pixels = np.where(good, image.pixels, 0.0).astype(np.float32)
     ivar = adapt_inputs.estimated_ivar(pixels, ~good) if image.ivar is None else image.ivar
     bands = [i for i, one in enumerate(ivar) if (one[good[i]] > 0).any()]

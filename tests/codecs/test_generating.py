@@ -132,7 +132,7 @@ def test_surveys_are_translated_within_the_footprint(bundle: OmniBundle, galaxie
         lost = places.unobserved("hsc", [spoiled])
         assert lost is not None and (lost == (np.arange(96) - 47.5 < -18.7)).all()
         assert not places.unobserved("hsc", [spoiled, legacy]).any(), "another image saw it"  # type: ignore[union-attr]
-    some = replace(legacy, mask=np.where(np.arange(len(legacy.bands)) > 0, True, False)[:, None, None] & edge)
+    some = replace(legacy, mask=(np.arange(len(legacy.bands)) > 0)[:, None, None] & edge)
     assert not places.unobserved("hsc", [some]).any(), "one band did"  # type: ignore[union-attr]
     with pytest.raises(KeyError, match="to is 'sdss'; images are translated to legacy or hsc"):
         generation.translate(bundle, galaxies, "sdss")

@@ -418,5 +418,7 @@ def test_what_is_unusual_about_a_measured_image_is_said(sky: tuple[list[SkyObjec
     np.testing.assert_allclose(np.subtract(other, own), 0.262 * np.array([2.5, 1.5]), atol=0.03)
     at = legacy.wcs.pixel_to_world(47.5 + own[1] / 0.262, 47.5 + own[0] / 0.262)
     assert SkyCoord(ra, dec, unit="deg").separation(at).arcsec < 0.05
+    hidden = replace(legacy, mask=legacy.mask | (np.arange(4) == 2)[:, None, None])
+    assert unusual.notes(hidden) == (without,), "a band without a good pixel is none"
     faint = replace(moved, pixels=moved.pixels * 1e-3)
     assert reobserve(truth, faint).notes[-1] == without, "noise has a middle, too"
