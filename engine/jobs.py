@@ -313,6 +313,8 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
     if len(store) < objects or not (store.path / "maps").is_dir():
         threading.Thread(target=_warm_up, daemon=True).start()
     bundle = _loaded(store, model)
+    from engine.codecs.border import unsaid  # with torch, which wrong arguments need not wait for
+
     there = 0.9 * min(len(store) / objects, 1.0)
     with _only_embedder(store), ThreadPoolExecutor(1) as beside:
         stored = from_pixels(store, bundle, bundle.manifests)  # what a stopped run stored and did not embed
@@ -323,7 +325,7 @@ def demo(sky: str | Path, objects: int = 3000, seed: int | None = None, model: s
         for batch in demo_sky.batches(seed, len(store), objects):
             first = len(store)
             written = beside.submit(store.append, batch, [origin] * len(batch))
-            with _half_the_cores():
+            with _half_the_cores(), unsaid():
                 vectors = bundle.vectors(batch)
             written.result()  # rows first: a vector without its row would be taken for the next object's
             add_vectors(spaces, vectors, first)

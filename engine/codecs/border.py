@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,14 @@ def warn(message: str, ids: Sequence[str] | None = None) -> None:
         message = f"{names}: {message}"
     if ids is None or ids:
         warnings.warn(message, CodecWarning, stacklevel=3)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Without `CodecWarning`s: of simulated objects, which lack a band now and then as real ones do, no one need be told."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CodecWarning)
+        yield
 
 
 def row_of(folder: str) -> Modality:

@@ -85,6 +85,7 @@ def observe(bundle: OmniBundle, seed: int, objects: int, database: int, keys: tu
     """Simulate objects 0 to objects + database - 1 and tokenise them, batch by batch. rival: an AstroCLIP to compare with."""
     import torch
 
+    from engine.codecs.border import unsaid
     from engine.train.data import prepare
 
     vectors: list[tuple[Array, Array]] = []
@@ -98,7 +99,8 @@ def observe(bundle: OmniBundle, seed: int, objects: int, database: int, keys: tu
         if rival is not None and start < objects:
             prepared = prepare(rendered, rival.model.config.grid)
             vectors.append((encode_image(rival.model, prepared), encode_spectrum(rival.model, prepared)))
-        found, lacking = bundle.tokenize(some, keys)
+        with unsaid():
+            found, lacking = bundle.tokenize(some, keys)
         for key, ids in found.items():
             if key not in tokens:
                 tokens[key] = torch.zeros(total, ids.shape[1], dtype=torch.long)

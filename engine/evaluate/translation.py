@@ -5,7 +5,6 @@ Shape letters: B objects, C bands (g, r, i, z, which both surveys have), N pixel
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.codecs.border import CodecWarning
+from engine.codecs.border import unsaid
 from engine.codecs.image import HSC_UNIT
 from engine.evaluate import images, restoration
 from engine.evaluate.figures import SIGMA, Figure, bootstrapped, plain
@@ -56,13 +55,11 @@ def baselines(rendered: Rendered) -> dict[str, restoration.Fitted]:
 def compared(bundle: OmniBundle, rendered: Rendered, some: list[SkyObject], plain_ways: Mapping[str, restoration.Fitted]
              ) -> Measured:
     """Every way from these objects' Legacy images to HSC's pixels, measured against the truth."""
-    made = {MODEL: typical(bundle, some)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CodecWarning)  # that i is filled in, which is what is measured here
-        made[WITHOUT] = typical(bundle, [without_i(thing) for thing in some], [LEGACY])
+    made = {MODEL: typical(bundle, some), WITHOUT: typical(bundle, [without_i(thing) for thing in some], [LEGACY])}
     made |= {f"baseline: {name}": way(legacy(rendered), seeing(rendered)) for name, way in plain_ways.items()}
     own: Any = bundle.codecs[HSC]
-    codes = own.encode(some, survey="hsc").long()
+    with unsaid():
+        codes = own.encode(some, survey="hsc").long()
     made[CEILING] = torch.stack([pixels_of(one) for one in decoded.measurements(own, bundle.modalities[HSC], codes)])
     return {name: measured(x, truth(rendered), seen(rendered)) for name, x in made.items()}
 
@@ -86,7 +83,8 @@ def expected(bundle: OmniBundle, some: list[SkyObject], keys: list[str], target:
     m, codec = bundle.model.outputs[target], bundle.codecs[target]
     beyond = torch.arange(m.vocabulary) >= torch.tensor(decoded.reaches(codec, m.tokens))[:, None]
     for start in range(0, len(some), PIECE):
-        tokens, hidden = bundle.tokenize(some[start : start + PIECE], keys)
+        with unsaid():
+            tokens, hidden = bundle.tokenize(some[start : start + PIECE], keys)
         logits = reading.predict(bundle.model, tokens, hidden, [target])[target]
         for p in logits.masked_fill(beyond, -torch.inf).softmax(-1):
             yield decoded.expected(codec, m, p)

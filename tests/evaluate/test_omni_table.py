@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 
 import pytest
 from small_omni import written
 
 from engine import evaluate
+from engine.codecs import CodecWarning
 from engine.evaluate import figures, omni, probes, translation
 
 MAIN = "galaxies r < 20, z < 0.6"
@@ -26,7 +28,10 @@ def test_all_rows_appear_and_are_finite(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(omni, name, value)
     monkeypatch.setattr(figures, "BOOTSTRAPS", 40)
     monkeypatch.setattr(probes, "STEPS", 40)
-    steps = list(evaluate.run(written(tmp_path / "small"), objects=64, database=64, seed=5))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", CodecWarning)
+        steps = list(evaluate.run(written(tmp_path / "small"), objects=64, database=64, seed=5))
+    assert not [str(w.message) for w in said if issubclass(w.category, CodecWarning)], "bands that simulated objects lack"
     assert [s.fraction for s in steps] == sorted(s.fraction for s in steps) and steps[-1].fraction == 1
     table = steps[-1].preview
     assert not set(SECTIONS) - set(table["sections"])
